@@ -1,0 +1,51 @@
+# `make demo` and `make test` each set up everything on a fresh machine, then do their job.
+
+PYTHON ?= python3
+VENV ?= .venv
+# Extra arguments for pip, pytest and the demo: make test PYTEST_ARGS="-k capture"
+PIP_ARGS ?=
+PYTEST_ARGS ?=
+DEMO_ARGS ?=
+WORKERS ?= 2
+
+VENV_PYTHON := $(VENV)/bin/python
+INSTALLED := $(VENV)/.installed
+
+.DEFAULT_GOAL := help
+.PHONY: help install demo test lint ruff mypy fmt clean
+
+help: ## show this list
+	@grep -E '^[a-z]+:.*##' $(MAKEFILE_LIST) | sed -E 's/^([a-z]+):.*## /\1\t/' | expand -t 10
+
+install: $(INSTALLED) ## make the virtual environment (PYTHON=python3.12 picks the interpreter)
+
+demo: $(INSTALLED) ## write an mp4 from a prompt on 2 ranks
+	$(VENV_PYTHON) examples/demo.py $(DEMO_ARGS)
+
+# One thread a worker: the workers and the ranks they start share the cores, and numbers repeat.
+test: lint ## lint, then run all tests
+	OMP_NUM_THREADS=1 MKL_NUM_THREADS=1 $(VENV_PYTHON) -m pytest -q -n $(WORKERS) --dist worksteal $(PYTEST_ARGS)
+
+lint: ruff mypy ## ruff and mypy
+
+ruff: $(INSTALLED)
+	$(VENV_PYTHON) -m ruff check .
+
+mypy: $(INSTALLED)
+	$(VENV_PYTHON) -m mypy --strict -p fastvideo_ir -p fastvideo.passes
+
+fmt: $(INSTALLED) ## mend what ruff can mend, and format
+	$(VENV_PYTHON) -m ruff check --fix-only .
+	$(VENV_PYTHON) -m ruff format .
+
+clean: ## remove the virtual environment and everything that is built
+	rm -rf $(VENV) build dist outputs *.egg-info .pytest_cache .mypy_cache .ruff_cache .hypothesis
+	find . -type d -name __pycache__ -prune -exec rm -rf {} +
+
+# The stamp is written last, so a broken install is tried again; a change of either file installs again.
+$(INSTALLED): pyproject.toml constraints.txt
+	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || \
+		{ echo "Python 3.11 or newer is needed; name one: make PYTHON=python3.12 $(MAKECMDGOALS)" >&2; exit 1; }
+	@$(VENV_PYTHON) -m pip --version >/dev/null 2>&1 || $(PYTHON) -m venv --clear $(VENV)
+	$(VENV_PYTHON) -m pip install --quiet --disable-pip-version-check $(PIP_ARGS) -c constraints.txt -e '.[dev]'
+	@touch $@

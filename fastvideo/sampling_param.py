@@ -1,0 +1,90 @@
+"""The sampling parameters of a generation, as the user writes them."""
+
+from __future__ import annotations
+
+import os
+import secrets
+from collections.abc import Mapping
+from dataclasses import dataclass, fields
+from typing import Any
+
+import fastvideo_ir as ir
+
+from .frontends import loading
+from .runtime.pipeline import GenerationRequest
+
+
+@dataclass(init=False)
+class SamplingParam:
+    """Parameters of one generation; None means the best default of the model.
+
+    Args:
+        model_path_or_id: a pipeline folder or hub id, whose defaults fill what ``overrides`` leaves open.
+        overrides: any of the attributes below.
+
+    Attributes:
+        prompt: what to show.
+        negative_prompt: what to avoid.
+        height, width: size in pixels.
+        num_frames: number of frames.
+        fps: frames per second of the file.
+        num_inference_steps: number of denoising steps.
+        guidance_scale: classifier-free guidance; 1 or less turns it off.
+        seed: of the initial noise; None draws one, which the result reports.
+        max_sequence_length: text tokens.
+
+    Raises:
+        UnknownNameError: there is no such field; names the nearest.
+        PipelineLoadError: ``model_path_or_id`` is no pipeline, or one of no known family.
+    """
+
+    prompt: str | None = None
+    negative_prompt: str | None = None
+    height: int | None = None
+    width: int | None = None
+    num_frames: int | None = None
+    fps: float | None = None
+    num_inference_steps: int | None = None
+    guidance_scale: float | None = None
+    seed: int | None = None
+    max_sequence_length: int | None = None
+
+    def __init__(self, model_path_or_id: str | os.PathLike[str] | None = None, **overrides: Any) -> None:
+        defaults = loading.read_family(model_path_or_id).defaults if model_path_or_id is not None else {}
+        for name, value in {**defaults, **_given(overrides)}.items():
+            setattr(self, name, value)
+
+    def __setattr__(self, name: str, value: Any) -> None:
+        names = [field.name for field in fields(self)]
+        if name not in names:
+            raise ir.errors.UnknownNameError("sampling parameter", name, names)
+        super().__setattr__(name, value)
+
+    def given(self) -> dict[str, Any]:
+        """The fields that are not None."""
+        return _given({field.name: getattr(self, field.name) for field in fields(self)})
+
+
+def resolve_request(
+    defaults: Mapping[str, Any], sampling_param: SamplingParam | None, overrides: Mapping[str, Any]
+) -> GenerationRequest:
+    """Decide every field: keyword before ``sampling_param`` before the family's default.
+
+    Raises:
+        UnknownNameError: there is no such field.
+        InvalidArgumentError: there is no prompt, or ``sampling_param`` is something else.
+    """
+    if sampling_param is not None and not isinstance(sampling_param, SamplingParam):
+        raise ir.errors.InvalidArgumentError(
+            f"sampling_param must be a SamplingParam, got a {type(sampling_param).__name__}",
+            hint="make one with SamplingParam(num_frames=…), or pass its fields as keywords",
+        )
+    given = {**(sampling_param.given() if sampling_param else {}), **SamplingParam(**overrides).given()}
+    if "prompt" not in given:
+        raise ir.errors.InvalidArgumentError("no prompt was given", hint="say in words what the video shows")
+    given.setdefault("seed", secrets.randbelow(2**31))
+    return GenerationRequest(**{**defaults, **given})
+
+
+def _given(values: Mapping[str, Any]) -> dict[str, Any]:
+    return {name: value for name, value in values.items() if value is not None}

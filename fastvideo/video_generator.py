@@ -1,0 +1,294 @@
+"""The user's entry: a pipeline folder in, videos out."""
+
+from __future__ import annotations
+
+import inspect
+import os
+import threading
+from collections.abc import Mapping
+from contextlib import ExitStack
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from types import TracebackType
+from typing import Any, Self
+
+import numpy as np
+import torch
+
+import fastvideo_ir as ir
+
+from .compiler import Parallel, compile
+from .frontends import loading
+from .frontends.families import Family
+from .runtime.devices import resolve_device
+from .runtime.pipeline import ComposedPipeline, GenerationRequest
+from .runtime.pipeline.output_file import check_output
+from .runtime.pipeline.output_file import save_video as save_frames
+from .runtime.pipeline.progress import progress_view
+from .runtime.pipeline.prompt_file import read_prompt
+from .runtime.pipeline.validate import validate_request
+from .sampling_param import SamplingParam, resolve_request
+
+PathOrId = str | os.PathLike[str]
+DType = str | torch.dtype
+_DTYPES = {str(d).removeprefix("torch."): d for d in (torch.float64, torch.float32, torch.bfloat16, torch.float16)}
+
+
+@dataclass(frozen=True)
+class VideoResult:
+    """One generated video.
+
+    Attributes:
+        prompt: what was asked.
+        path: the mp4, or None if it was not (or could not be) saved.
+        save_error: why it could not be saved where it was asked to be, otherwise None.
+        frames: ``(frames, height, width, 3)``, uint8, RGB; kept if asked for, or if saving failed.
+        latents: ``(1, channels, latent frames, latent height, latent width)``, float32; kept if asked for.
+        seed: seed of the initial noise, drawn or given.
+        fps: frames per second.
+        seconds: wall time per stage.
+        step_seconds: wall time of each denoising step.
+    """
+
+    prompt: str
+    path: Path | None
+    save_error: str | None
+    frames: np.ndarray | None = field(repr=False)
+    latents: torch.Tensor | None = field(repr=False)
+    seed: int
+    fps: float
+    seconds: Mapping[str, float] = field(repr=False)
+    step_seconds: tuple[float, ...] = field(repr=False)
+
+
+class VideoGenerator:
+    """Makes videos with one loaded pipeline; made by :meth:`from_pretrained`. A context manager.
+
+    Calls from several threads run one after another.
+    """
+
+    def __init__(self, *, pipeline: ComposedPipeline, resources: ExitStack) -> None:
+        self._pipeline = pipeline
+        self._resources = resources
+        self._lock = threading.Lock()
+        self._closed = False
+
+    @classmethod
+    def from_pretrained(
+        cls,
+        path: PathOrId,
+        *,
+        num_gpus: int | None = None,
+        parallel: Parallel | None = None,
+        attention_backend: str | None = None,
+        executor: str = "auto",
+        device: str | torch.device | None = None,
+        dtype: DType | Mapping[str, DType] | None = None,
+        torch_dtype: DType | Mapping[str, DType] | None = None,
+        passes: Any = None,
+        flow_shift: float | None = None,
+        **unknown: Any,
+    ) -> Self:
+        """Load a pipeline and compile its transformer.
+
+        Args:
+            path: folder in Diffusers layout, or hub id ``owner/name``.
+            num_gpus: devices that work on one video; on CPU, processes.
+            parallel: pins the mesh; None lets the planner choose.
+            attention_backend: name of an attention backend that must be used.
+            executor: as for :func:`fastvideo.compile`.
+            device: None is CUDA where there is one, otherwise CPU.
+            dtype: of the weights, one for all or one per component, such as ``{"vae": "float32"}``. The default
+                is what the family was made for on CUDA, and float32 on CPU.
+            torch_dtype: the same under the name Diffusers has for it.
+            passes: as for :func:`fastvideo.compile`.
+            flow_shift: replaces the flow shift of the scheduler's config.
+
+        Raises:
+            PipelineLoadError: no pipeline, or a file of it is missing, truncated or damaged; names the file.
+            InvalidArgumentError: an argument that cannot work, such as more GPUs than the machine has.
+            UnknownNameError: an argument, component or backend of this name does not exist.
+        """
+        _refuse_unknown(unknown)
+        # The compiler does this too, but only once there is a model. Simulated ranks share one device.
+        place = resolve_device(device, 1 if num_gpus is None or executor == "simulated" else num_gpus)
+        pipeline = loading.open_pipeline(path)
+        dtypes = _resolve_dtypes(pipeline.family, place, dtype, torch_dtype)
+        overrides = pipeline.flow_shift_override(flow_shift) if flow_shift is not None else None
+
+        components: dict[str, loading.Component] = {}
+        with ExitStack() as resources:
+            # Compiled components first: the compiler refuses wrong names and settings, and their weights are
+            # memory maps, so that a refusal costs no time.
+            for role in sorted(pipeline.family.roles, key=lambda role: role not in pipeline.family.compiled):
+                component = pipeline.load(
+                    role, dtypes.get(role, torch.float32), overrides if role == "scheduler" else None
+                )
+                if role in pipeline.family.compiled:
+                    compiled = compile(
+                        component.value,
+                        num_gpus,
+                        parallel=parallel,
+                        attention_backend=attention_backend,
+                        executor=executor,
+                        device=device,
+                        passes=passes,
+                    )
+                    resources.callback(compiled.close)
+                    component = replace(component, value=compiled)
+                elif isinstance(component.value, torch.nn.Module):
+                    component.value.to(place)
+                components[role] = component
+            composed = ComposedPipeline(pipeline, components, place)
+            return cls(pipeline=composed, resources=resources.pop_all())
+
+    def generate_video(
+        self,
+        prompt: str | None = None,
+        *,
+        sampling_param: SamplingParam | None = None,
+        prompt_path: PathOrId | None = None,
+        output_path: PathOrId = "outputs",
+        save_video: bool = True,
+        return_frames: bool = False,
+        return_latents: bool = False,
+        progress: bool = True,
+        **overrides: Any,
+    ) -> VideoResult:
+        """Generate one video.
+
+        Args:
+            prompt: what to show.
+            sampling_param: parameters; keywords go before them.
+            prompt_path: a text file that holds the prompt, in place of ``prompt``.
+            output_path: folder for the mp4, or its name if it ends in ``.mp4``. A file that exists is not
+                written over: the new one gets a number.
+            save_video: whether to write the mp4.
+            return_frames: whether to keep the frames in the result.
+            return_latents: whether to keep the denoised latents in the result.
+            progress: whether to show a progress bar, if stderr is a terminal.
+            overrides: fields of :class:`SamplingParam`, such as ``height``, ``num_frames``, ``seed``.
+
+        Raises:
+            InvalidArgumentError: the pipeline cannot serve this request; nothing was computed.
+            UnknownNameError: a keyword is no sampling parameter; names the nearest.
+            FastVideoError: a stage failed; a lost rank is a WorkerError.
+        """
+        context = self._pipeline.context
+        request = _resolve(context.pipeline, prompt, sampling_param, prompt_path, overrides)
+        validate_request(request, context.pipeline)
+        place = check_output(output_path) if save_video else None
+        with self._lock, progress_view(progress) as view:
+            self._refuse_closed()
+            state = self._pipeline.run(request, view)
+        assert state.frames is not None
+        saved = save_frames(state.frames, request.fps, request.prompt, place) if place else None
+        keep_frames = return_frames or (saved is not None and saved.path is None)
+        return VideoResult(
+            prompt=request.prompt,
+            path=saved.path if saved else None,
+            save_error=saved.error if saved else None,
+            frames=state.frames if keep_frames else None,
+            latents=state.latents if return_latents else None,
+            seed=request.seed,
+            fps=request.fps,
+            seconds=state.seconds,
+            step_seconds=tuple(state.step_seconds),
+        )
+
+    @staticmethod
+    def check_request(
+        path: PathOrId,
+        prompt: str | None = None,
+        *,
+        sampling_param: SamplingParam | None = None,
+        prompt_path: PathOrId | None = None,
+        **overrides: Any,
+    ) -> None:
+        """See whether a pipeline can serve a request, by its configs; loads and downloads no weights.
+
+        Raises:
+            As :meth:`from_pretrained` for the folder, and as :meth:`generate_video` for the request.
+        """
+        pipeline = loading.open_pipeline(path, weights=False)
+        validate_request(_resolve(pipeline, prompt, sampling_param, prompt_path, overrides), pipeline)
+
+    def explain(self) -> str:
+        """What the compiler did with each compiled component."""
+        components = self._pipeline.context.components
+        parts = [
+            f"{role}\n{components[role].value.explain()}" for role in self._pipeline.context.pipeline.family.compiled
+        ]
+        return "\n\n".join(parts)
+
+    def close(self) -> None:
+        """End the ranks and free their memory; waits for a running generation. A second call does nothing."""
+        with self._lock:
+            self._closed = True
+            self._resources.close()
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self.close()
+
+    def _refuse_closed(self) -> None:
+        if self._closed:
+            raise ir.errors.InvalidArgumentError(
+                "this generator is closed", hint="make a new one with VideoGenerator.from_pretrained"
+            )
+
+
+def _resolve(
+    pipeline: loading.PipelineFolder,
+    prompt: str | None,
+    sampling_param: SamplingParam | None,
+    prompt_path: PathOrId | None,
+    overrides: Mapping[str, Any],
+) -> GenerationRequest:
+    if prompt is not None and prompt_path is not None:
+        raise ir.errors.InvalidArgumentError("both a prompt and a prompt file were given", hint="give one of them")
+    if prompt_path is not None:
+        prompt = read_prompt(prompt_path)
+    return resolve_request(pipeline.family.defaults, sampling_param, {"prompt": prompt, **overrides})
+
+
+def _refuse_unknown(unknown: Mapping[str, Any]) -> None:
+    parameters = inspect.signature(VideoGenerator.from_pretrained).parameters
+    known = [name for name, p in parameters.items() if p.kind is not p.VAR_KEYWORD]
+    for name in unknown:
+        raise ir.errors.UnknownNameError("argument of from_pretrained", name, known)
+
+
+def _resolve_dtypes(
+    family: Family,
+    place: torch.device,
+    dtype: DType | Mapping[str, DType] | None,
+    torch_dtype: DType | Mapping[str, DType] | None,
+) -> dict[str, torch.dtype]:
+    """Dtype per role that has weights."""
+    if dtype is not None and torch_dtype is not None:
+        raise ir.errors.InvalidArgumentError(
+            "both dtype and torch_dtype were given", hint="they mean the same; give one of them"
+        )
+    asked = dtype if dtype is not None else torch_dtype
+    resolved = {
+        role: _as_dtype(name) if place.type != "cpu" else torch.float32
+        for role, name in family.accelerator_dtypes.items()
+    }
+    per_role = asked if isinstance(asked, Mapping) else dict.fromkeys(resolved, asked) if asked is not None else {}
+    for role, value in per_role.items():
+        if role not in resolved:
+            raise ir.errors.UnknownNameError("component with a dtype", role, resolved)
+        resolved[role] = _as_dtype(value)
+    return resolved
+
+
+def _as_dtype(value: DType) -> torch.dtype:
+    name = str(value).removeprefix("torch.")
+    if name not in _DTYPES:
+        raise ir.errors.UnknownNameError("dtype", name, _DTYPES)
+    return _DTYPES[name]

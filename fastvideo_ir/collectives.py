@@ -1,0 +1,134 @@
+"""What the placement ops do on one rank: which pieces it sends, and how it lays out the pieces it receives.
+
+Everything follows from the source and target types, so uneven pieces, segments and several axes on one dim need no
+cases. The transport is not here: see :class:`fastvideo_ir.interpreter.Communicator`.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from .layout import Range
+from .mesh import Coordinates, Mesh
+from .types import Partial, Replicate, Shard, TensorType
+
+
+@dataclass(frozen=True)
+class Move:
+    """One value on its way from one placement along ``axis`` to another, as the rank at ``at`` sees it."""
+
+    source: TensorType
+    target: TensorType
+    axis: str
+    mesh: Mesh
+    at: Coordinates
+
+    def peer(self, index: int) -> Coordinates:
+        """Coordinates of the ``index``-th rank of this rank's group along the axis."""
+        return {**self.at, self.axis: index}
+
+    @property
+    def peers(self) -> range:
+        return range(self.mesh.size(self.axis))
+
+    @property
+    def gathered_dim(self) -> int | None:
+        """The dim that the axis shards in the source."""
+        placement = self.source.placement(self.axis)
+        return placement.dim if isinstance(placement, Shard) else None
+
+    @property
+    def scattered_dim(self) -> int | None:
+        """The dim that the axis shards in the target."""
+        placement = self.target.placement(self.axis)
+        return placement.dim if isinstance(placement, Shard) else None
+
+    def pieces(self, dim: int, sender: Coordinates, receiver: Coordinates) -> list[Range]:
+        """Global ranges of ``dim`` that ``sender`` holds and ``receiver`` wants, ascending."""
+        held = self.source.local_ranges(dim, self.mesh, sender)
+        wanted = self.target.local_ranges(dim, self.mesh, receiver)
+        result = []
+        for low, high in held:
+            for start, stop in wanted:
+                if max(low, start) < min(high, stop):
+                    result.append((max(low, start), min(high, stop)))
+        return result
+
+    def chunk_shape(self, sender: Coordinates, receiver: Coordinates) -> tuple[int, ...]:
+        """Shape of what ``sender`` sends to ``receiver``."""
+        shape = list(self.source.local_shape(self.mesh, sender))
+        for dim in {self.gathered_dim, self.scattered_dim} - {None}:
+            assert dim is not None
+            shape[dim] = sum(stop - start for start, stop in self.pieces(dim, sender, receiver))
+        return tuple(shape)
+
+    def receive_numels(self) -> list[int]:
+        """Elements that this rank receives from each peer."""
+        return [math.prod(self.chunk_shape(self.peer(index), self.at)) for index in self.peers]
+
+    def send_chunks(self, value: Tensor) -> list[Tensor]:
+        """What this rank sends to each peer, flat."""
+        return [self._take(value, self.peer(index)).reshape(-1) for index in self.peers]
+
+    def _take(self, value: Tensor, receiver: Coordinates) -> Tensor:
+        for dim in sorted({self.gathered_dim, self.scattered_dim} - {None}, key=str):
+            assert dim is not None
+            held = self.source.local_ranges(dim, self.mesh, self.at)
+            value = take(value, dim, held, self.pieces(dim, self.at, receiver))
+        return value
+
+    def assemble(self, chunks: Sequence[Tensor]) -> Tensor:
+        """The target value from the flat chunks of all peers, in axis order."""
+        shaped = [chunk.view(self.chunk_shape(self.peer(index), self.at)) for index, chunk in enumerate(chunks)]
+        if self.gathered_dim is None:  # a sum, taken in rank order so that every run adds alike
+            total = shaped[0].clone()
+            for chunk in shaped[1:]:
+                total += chunk
+            return total
+        return self._interleave(shaped, self.gathered_dim)
+
+    def _interleave(self, chunks: Sequence[Tensor], dim: int) -> Tensor:
+        parts: list[tuple[int, Tensor]] = []
+        for index, chunk in enumerate(chunks):
+            offset = 0
+            for start, stop in self.pieces(dim, self.peer(index), self.at):
+                parts.append((start, chunk.narrow(dim, offset, stop - start)))
+                offset += stop - start
+        parts.sort(key=lambda part: part[0])
+        if not parts:
+            return chunks[0]
+        return torch.cat([part for _, part in parts], dim)
+
+    def local(self, value: Tensor) -> Tensor:
+        """The result of a placement op that needs no communication."""
+        match self.source.placement(self.axis), self.target.placement(self.axis):
+            case Replicate(), Shard():
+                return self._take(value, self.at)
+            case Replicate(), Partial():
+                return torch.zeros_like(value) if self.at[self.axis] else value
+        raise AssertionError(f"{self.source} to {self.target} needs communication")
+
+
+def take(value: Tensor, dim: int, held: Sequence[Range], wanted: Sequence[Range]) -> Tensor:
+    """The ``wanted`` global ranges of a local tensor whose ``dim`` stores the ``held`` ones. A view where possible."""
+    parts: list[Range] = []
+    for start, stop in wanted:
+        offset = 0
+        for low, high in held:
+            if low <= start and stop <= high:
+                first = offset + start - low
+                if parts and parts[-1][1] == first:
+                    parts[-1] = (parts[-1][0], first + stop - start)
+                else:
+                    parts.append((first, first + stop - start))
+                break
+            offset += high - low
+    views = [value.narrow(dim, low, high - low) for low, high in parts]
+    if not views:
+        return value.narrow(dim, 0, 0)
+    return views[0] if len(views) == 1 else torch.cat(views, dim)

@@ -1,0 +1,69 @@
+"""The placement ops of the ``fv`` dialect.
+
+They change where a value lives, not what it is. What exactly one does follows from the types of its operands and
+results, so it carries no shapes: an all-to-all whose operand is ``[b, s@sp, h]`` and whose result is ``[b, s, h@sp]``
+gathers the sequence and scatters the heads. Collectives take and return a row of tensors, so that neighbours can share
+one exchange.
+"""
+
+from __future__ import annotations
+
+import operator
+from collections.abc import Sequence
+from typing import Any
+
+from torch import Tensor
+
+from .ops.registry import OpDef, Trait, registry
+from .program import Stage
+
+
+class PlacementOp:
+    """A target of ``call_function`` nodes. Called on global values it is the identity."""
+
+    def __init__(self, name: str) -> None:
+        self.__name__ = self.__qualname__ = name
+        self.__module__ = "fastvideo_ir.dialect"
+
+    def __call__(self, value: Any, *axis: str) -> Any:
+        if isinstance(value, Tensor):
+            return value
+        assert isinstance(value, Sequence)
+        return tuple(value)
+
+    def __repr__(self) -> str:
+        return f"fv.{self.__name__}"
+
+
+reshard = PlacementOp("reshard")
+"""``reshard(x)``: to the placement of the result's type, over any number of axes. Until ``lower-reshards``."""
+
+shard = PlacementOp("shard")
+"""``shard(x, axis)``: keep this rank's piece of a replicated value. Local."""
+
+make_partial = PlacementOp("make_partial")
+"""``make_partial(x, axis)``: a replicated value as a sum: the axis' first rank keeps it, others hold zeros. Local."""
+
+all_gather = PlacementOp("all_gather")
+"""``all_gather([x, …], axis)``: sharded to replicated."""
+
+all_to_all = PlacementOp("all_to_all")
+"""``all_to_all([x, …], axis)``: from one sharded dim, or layout, to another."""
+
+reduce_scatter = PlacementOp("reduce_scatter")
+"""``reduce_scatter([x, …], axis)``: partial to sharded."""
+
+all_reduce = PlacementOp("all_reduce")
+"""``all_reduce([x, …], axis)``: partial to replicated."""
+
+COLLECTIVES = (all_gather, all_to_all, reduce_scatter, all_reduce)
+LOCAL_PLACEMENTS = (shard, make_partial)
+
+_placement = frozenset({Trait.PLACEMENT})
+_collective = frozenset({Trait.PLACEMENT, Trait.COLLECTIVE})
+registry.register(OpDef(reshard, "fv.reshard", _placement, first=Stage.PLACED, last=Stage.PLACED))
+for _op in LOCAL_PLACEMENTS:
+    registry.register(OpDef(_op, f"fv.{_op.__name__}", _placement, first=Stage.COMMUNICATING))
+for _op in COLLECTIVES:
+    registry.register(OpDef(_op, f"fv.{_op.__name__}", _collective, first=Stage.COMMUNICATING))
+registry.register(OpDef(operator.getitem, "getitem", frozenset({Trait.VIEW})))

@@ -1,0 +1,109 @@
+"""``fv.attention`` and the rule that every attention op shares."""
+
+from __future__ import annotations
+
+import math
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, fx
+from torch.utils.flop_counter import register_flop_formula
+
+from ..factors import FactorRule, RuleBuilder, product
+from ..graph import bind, operand_type, tensor_operands
+from ..program import Stage
+from .define import aten, broadcast, define, operand_shapes, result_shape
+from .registry import OpDef, registry
+
+
+@torch.library.custom_op("fv::attention", mutates_args=())
+def attention(
+    q: Tensor, k: Tensor, v: Tensor, mask: Tensor | None = None, scale: float | None = None, causal: bool = False
+) -> Tensor:
+    """Softmax attention, ``softmax(q kᵀ · scale + mask) v``: the plain-PyTorch reference of all attention backends.
+
+    Args:
+        q: ``[batch, heads, queries, head_dim]``.
+        k: ``[batch, kv_heads, keys, head_dim]``; ``heads`` is a multiple of ``kv_heads``.
+        v: ``[batch, kv_heads, keys, value_dim]``.
+        mask: boolean (True: attend) or additive, broadcastable to ``[batch, heads, queries, keys]``.
+        scale: factor of the scores; ``head_dim ** -0.5`` where None.
+        causal: query i sees the keys up to i.
+
+    Returns:
+        ``[batch, heads, queries, value_dim]``, contiguous.
+    """
+    if q.numel() == 0:
+        return q.new_empty((*q.shape[:-1], v.shape[-1]))
+    gqa = q.shape[1] != k.shape[1]
+    out = F.scaled_dot_product_attention(q, k, v, mask, 0.0, causal, scale=scale, enable_gqa=gqa)
+    return out.contiguous()
+
+
+@attention.register_fake
+def _(
+    q: Tensor, k: Tensor, v: Tensor, mask: Tensor | None = None, scale: float | None = None, causal: bool = False
+) -> Tensor:
+    return q.new_empty((*q.shape[:-1], v.shape[-1]))
+
+
+def attention_flop_count(q: tuple[int, ...], k: tuple[int, ...], v: tuple[int, ...], *_: object, **__: object) -> int:
+    """``2 b h s t (d + e)``: two matmuls, as ``torch.utils.flop_counter`` counts SDPA."""
+    return 2 * math.prod(q[:-1]) * k[-2] * (q[-1] + v[-1])
+
+
+register_flop_formula(torch.ops.fv.attention)(attention_flop_count)
+
+
+def attention_rule(node: fx.Node) -> FactorRule:
+    """``… s d, … t d, … t e -> … s e``: batch, heads and queries are parallel, keys and channels whole.
+
+    Grouped-query heads are a product: kv head × query head of the group. A causal op needs its queries whole.
+    """
+    arguments = bind(node)
+    operands = tensor_operands(node)
+    q, k, v = (operand_type(operand).shape for operand in operands[:3])
+    causal = bool(arguments.get("causal", arguments.get("is_causal", False)))
+    grouped = bool(arguments.get("enable_gqa", node.target is not aten.scaled_dot_product_attention.default))
+    builder = RuleBuilder()
+    leading = result_shape(node)[:-2]
+    batch = builder.dims(leading)
+    kv_batch, kv_leading = list(batch), leading
+    if grouped and q[-3] != k[-3]:
+        kv_batch[-1], kv_leading = builder.factor(k[-3]), (*leading[:-1], k[-3])
+        batch[-1] = product(kv_batch[-1], builder.factor(q[-3] // k[-3]))
+    queries = builder.whole(q[-2]) if causal else builder.factor(q[-2])
+    keys, channels, values = builder.whole(k[-2]), builder.whole(q[-1]), builder.factor(v[-1])
+    score, score_shape = [*batch, queries, keys], (*leading, q[-2], k[-2])
+    return builder.rule(
+        [
+            [*broadcast(q[:-2], batch, leading), queries, channels],
+            [*broadcast(k[:-2], kv_batch, kv_leading), keys, channels],
+            [*broadcast(v[:-2], kv_batch, kv_leading), keys, values],
+            *(broadcast(operand_type(mask).shape, score, score_shape) for mask in operands[3:]),
+        ],
+        [[*batch, queries, values]],
+        linear=((2,),),
+    )
+
+
+def attention_flops(node: fx.Node) -> int:
+    q, k, v = operand_shapes(node)[:3]
+    return attention_flop_count(q, k, v)
+
+
+def register_attention_op(target: object, name: str) -> None:
+    """Add a backend's op, which takes the arguments of ``fv.attention``."""
+    assert callable(target)
+    registry.register(OpDef(target, name, rule=attention_rule, flops=attention_flops, first=Stage.CANONICAL))
+
+
+register_attention_op(torch.ops.fv.attention.default, "fv.attention")
+
+
+def _eager_rule(node: fx.Node) -> FactorRule | None:
+    """SDPA as captured; with dropout it is random and stays whole."""
+    return None if bind(node)["dropout_p"] else attention_rule(node)
+
+
+define("scaled_dot_product_attention.default", _eager_rule, flops=attention_flops)

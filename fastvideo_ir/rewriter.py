@@ -1,0 +1,165 @@
+"""The only thing that changes a graph. Keeps locations, records provenance, infers types, tells listeners."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import replace
+from typing import Any, Protocol
+
+from torch import fx
+
+from .errors import VerificationError
+from .infer import infer_type
+from .ops.registry import Trait, has_trait
+from .program import NodeInfo, Program, Provenance, info, set_info, set_type, value_type
+from .types import TensorType, TupleType, ValueType
+
+
+class RewriteListener(Protocol):
+    """Is told of every change."""
+
+    def inserted(self, node: fx.Node) -> None: ...
+
+    def replaced(self, old: fx.Node, new: fx.Node) -> None: ...
+
+    def erased(self, node: fx.Node) -> None: ...
+
+
+class Rewriter:
+    """Changes ``program`` on behalf of the pass called ``by``.
+
+    Args:
+        program: changed in place.
+        by: name of the pass, for provenance.
+        listeners: told of every change, in order.
+    """
+
+    def __init__(self, program: Program, by: str, listeners: Iterable[RewriteListener] = ()) -> None:
+        self.program = program
+        self._by = by
+        self._listeners = list(listeners)
+        self.changes = 0
+
+    def insert(
+        self,
+        target: Callable[..., Any],
+        args: Sequence[Any],
+        kwargs: Mapping[str, Any] | None = None,
+        *,
+        before: fx.Node | None = None,
+        after: fx.Node | None = None,
+        sources: Sequence[fx.Node] = (),
+        type: ValueType | None = None,
+        name: str | None = None,
+    ) -> fx.Node:
+        """Add a call.
+
+        Args:
+            target: what it calls.
+            args: its arguments.
+            kwargs: its keyword arguments.
+            before: where it goes; exactly one of ``before`` and ``after``.
+            after: likewise.
+            sources: the nodes it is made from; the first one's location is kept. The anchor where empty.
+            type: what it yields; inferred where None.
+            name: wish for its name.
+        """
+        anchor = before if before is not None else after
+        if anchor is None or (before is not None and after is not None):
+            raise VerificationError("insert needs one of before and after")
+        origins = list(sources) or [anchor]
+        at = self.program.graph.inserting_before if before is not None else self.program.graph.inserting_after
+        with at(anchor):
+            node = self.program.graph.create_node("call_function", target, tuple(args), dict(kwargs or {}), name)
+        provenance = Provenance(self._by, tuple(dict.fromkeys(origin.name for origin in origins)))
+        node.meta = {}
+        known = type if type is not None else infer_type(target, args, kwargs or {})
+        set_info(node, NodeInfo(known, info(origins[0]).location, provenance))
+        self.changes += 1
+        for listener in self._listeners:
+            listener.inserted(node)
+        return node
+
+    def replace(
+        self, old: fx.Node, new: fx.Node, *, only: Callable[[fx.Node], bool] | None = None, erase: bool = True
+    ) -> None:
+        """Use ``new`` instead of ``old``, in the users that ``only`` accepts.
+
+        Raises:
+            VerificationError: shapes or dtypes differ.
+        """
+        before, after = value_type(old), value_type(new)
+        if _unplaced(before) != _unplaced(after):
+            raise VerificationError(f"{self._by}: {old.name} yields {before}, its replacement {new.name} {after}")
+        old.replace_all_uses_with(new, delete_user_cb=only or (lambda _: True))
+        self.changes += 1
+        for listener in self._listeners:
+            listener.replaced(old, new)
+        if erase and not old.users and old.op != "placeholder":
+            self.erase(old)
+
+    def replace_with(
+        self,
+        old: fx.Node,
+        target: Callable[..., Any],
+        args: Sequence[Any],
+        kwargs: Mapping[str, Any] | None = None,
+        *,
+        sources: Sequence[fx.Node] = (),
+    ) -> fx.Node:
+        """Put a call in the place of ``old``, which goes. The placement of ``old`` is kept."""
+        new = self.insert(target, args, kwargs, before=old, sources=sources or (old,))
+        known = value_type(old)
+        if _unplaced(known) == _unplaced(value_type(new)):
+            set_type(new, known)
+        self.replace(old, new)
+        return new
+
+    def set_arguments(self, node: fx.Node, args: Sequence[Any], kwargs: Mapping[str, Any]) -> None:
+        """Give a node other arguments; its type stays."""
+        node.args, node.kwargs = tuple(args), dict(kwargs)
+        self.changes += 1
+
+    def set_target(self, node: fx.Node, target: Callable[..., Any]) -> None:
+        """Let a node call something else with the same arguments and the same type."""
+        node.target = target
+        self._touch(node)
+
+    def set_type(self, node: fx.Node, new_type: ValueType) -> None:
+        set_type(node, new_type)
+        self.changes += 1
+
+    def set_uses(self, node: fx.Node, uses: tuple[TensorType, ...] | None) -> None:
+        """Record, or clear, the types in which ``node`` wants its operands."""
+        set_info(node, replace(info(node), uses=uses))
+
+    def set_outputs(self, values: Sequence[Any]) -> None:
+        """Let the program return ``values``."""
+        self.program.output_node.args = (tuple(values),)
+        self.changes += 1
+
+    def erase(self, node: fx.Node) -> None:
+        """Remove a node that nobody uses."""
+        for listener in self._listeners:
+            listener.erased(node)
+        self.program.graph.erase_node(node)
+        self.changes += 1
+
+    def erase_dead(self) -> int:
+        """Remove calls whose results nobody uses; random ones stay, since they advance a generator."""
+        count = 0
+        for node in reversed(list(self.program.nodes)):
+            if node.op == "call_function" and not node.users and not has_trait(node, Trait.RANDOM):
+                self.erase(node)
+                count += 1
+        return count
+
+    def _touch(self, node: fx.Node) -> None:
+        set_info(node, replace(info(node), provenance=Provenance(self._by, (node.name,))))
+        self.changes += 1
+
+
+def _unplaced(kind: ValueType) -> ValueType:
+    if isinstance(kind, TensorType):
+        return kind.unplaced
+    return TupleType(tuple(None if e is None else e.unplaced for e in kind.elements))

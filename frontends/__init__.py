@@ -1,0 +1,1 @@
+"""Everything that brings a model in: capture, registry, weight loading, families."""

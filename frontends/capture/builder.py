@@ -1,0 +1,135 @@
+"""Builds a program's graph node by node; every node is run on meta tensors to learn its type."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import torch
+from torch import fx
+from torch.fx.node import Argument, map_aggregate
+
+from fastvideo_ir.program import DEVICE, Location, NodeInfo, Param, Program, Provenance, set_info
+from fastvideo_ir.types import DTYPE_NAMES, TensorType, TupleType, ValueType
+
+from .trace import Source, StrategyFailedError
+
+_PROVENANCE = Provenance("capture")
+
+
+class GraphBuilder:
+    """A graph under construction.
+
+    Attributes:
+        graph: the nodes emitted so far.
+        values: per node, its result on meta tensors: shapes, dtypes and aliasing without data.
+        location: stamped on every node that is emitted next.
+    """
+
+    def __init__(self) -> None:
+        self.graph = fx.Graph()
+        self.values: dict[fx.Node, Any] = {}
+        self.location = Location()
+        self._params: dict[str, Param] = {}
+
+    def param(self, source: Source) -> fx.Node:
+        """A placeholder for a weight or constant; ``source.name`` must be unique."""
+        node = self._placeholder(f"{source.kind.value[0]}_{source.name}", source.tensor)
+        self._params[node.name] = Param(source.name, source.kind)
+        return node
+
+    def input(self, path: str, tensor: torch.Tensor) -> fx.Node:
+        """A placeholder for an input tensor."""
+        return self._placeholder(path, tensor)
+
+    def emit(self, target: Callable[..., Any], args: Any, kwargs: Any = None, *, name: str | None = None) -> fx.Node:
+        """Add a call and infer its type.
+
+        Raises:
+            StrategyFailedError: the result depends on the values of tensors, or is no tensor.
+        """
+        kwargs = kwargs or {}
+        value = run_on_meta(target, args, kwargs, self.values.__getitem__, self.location)
+        node = self.graph.create_node("call_function", target, tuple(args), kwargs, name=name)
+        self._record(node, value, f"{target} at {self.location}")
+        return node
+
+    def finish(self, results: list[fx.Node]) -> Program:
+        """A program that returns ``results``; dead code and unused weights go. Can be called several times."""
+        program = Program(self.graph, self._params).copy()
+        by_name = {node.name: node for node in program.nodes}
+        output = program.graph.output(tuple(by_name[result.name] for result in results))
+        set_info(output, NodeInfo(None))
+        program.graph.eliminate_dead_code(is_impure_node=_must_stay)
+        for node in program.param_nodes:
+            if not node.users:
+                del program.params[node.name]
+                program.graph.erase_node(node)
+        program.graph.lint()
+        return program
+
+    def tensor(self, node: fx.Node) -> torch.Tensor:
+        """The meta tensor of a node that yields one."""
+        value = self.values[node]
+        assert isinstance(value, torch.Tensor)
+        return value
+
+    def _placeholder(self, name: str, tensor: torch.Tensor) -> fx.Node:
+        identifier = "".join(c if c.isalnum() else "_" for c in name).strip("_")
+        node = self.graph.placeholder(identifier)
+        node.target = node.name
+        self._record(node, to_meta(tensor), f"placeholder {name}")
+        return node
+
+    def _record(self, node: fx.Node, value: Any, what: str) -> None:
+        node.meta = {}
+        self.values[node] = value
+        set_info(node, NodeInfo(_type_of(value, what), self.location, _PROVENANCE))
+
+
+def run_on_meta(
+    target: Callable[..., Any],
+    args: Any,
+    kwargs: Any,
+    value_of: Callable[[fx.Node], Any],
+    location: Location,
+) -> Any:
+    """Call ``target`` with the meta values of its argument nodes.
+
+    Raises:
+        StrategyFailedError: the op needs the values of its arguments.
+    """
+
+    def look_up(argument: Argument) -> Any:
+        return value_of(argument) if isinstance(argument, fx.Node) else argument
+
+    try:
+        with torch.no_grad():
+            return target(*map_aggregate(tuple(args), look_up), **map_aggregate(kwargs, look_up))
+    except (RuntimeError, NotImplementedError) as error:
+        reason = str(error).strip().splitlines()[0]
+        raise StrategyFailedError(f"{target} at {location} cannot be typed from shapes alone: {reason}") from error
+
+
+def to_meta(tensor: torch.Tensor) -> torch.Tensor:
+    """A tensor without data and with the same shape, strides and dtype."""
+    return torch.empty_strided(tensor.shape, tensor.stride(), dtype=tensor.dtype, device=DEVICE)
+
+
+def _type_of(value: Any, what: str) -> ValueType:
+    if isinstance(value, torch.Tensor):
+        if value.dtype not in DTYPE_NAMES:
+            raise StrategyFailedError(f"{what} yields {value.dtype}, which programs do not know")
+        return TensorType.of(value)
+    if isinstance(value, (tuple, list)):
+        elements = [None if element is None else _type_of(element, what) for element in value]
+        if all(element is None or isinstance(element, TensorType) for element in elements):
+            return TupleType(tuple(elements))  # type: ignore[arg-type]
+    raise StrategyFailedError(f"{what} yields a {type(value).__name__}, which depends on the values of tensors")
+
+
+def _must_stay(node: fx.Node) -> bool:
+    """Inputs keep the call's arity, and random ops keep the order of random numbers."""
+    if node.op in ("placeholder", "output"):
+        return True
+    return isinstance(node.target, torch._ops.OpOverload) and torch.Tag.nondeterministic_seeded in node.target.tags

@@ -1,0 +1,146 @@
+"""From a model and one call to a verified program: strategies in order, each result checked against eager."""
+
+from __future__ import annotations
+
+import inspect
+import time
+from collections.abc import Callable
+from dataclasses import dataclass, replace
+from typing import Any
+
+import torch
+from torch import nn
+
+import fastvideo_ir as ir
+from fastvideo_ir.errors import CaptureError
+from fastvideo_ir.program import Program
+
+from .call_spec import CallSpec
+from .checks import check_model, device_of
+from .convert import Converted, to_program
+from .dynamo import trace_with_dynamo
+from .export import trace_with_export
+from .guards import Guards
+from .location import Locator
+from .real_values import trace_with_real_values
+from .signature import BoundCall, bind
+from .trace import Trace
+from .verify import Run, Verifier
+
+
+@dataclass(frozen=True)
+class Attempt:
+    """One strategy that was tried."""
+
+    strategy: str
+    outcome: str
+    seconds: float
+
+    def __str__(self) -> str:
+        return f"{self.strategy} ({self.seconds:.1f} s): {self.outcome}"
+
+
+@dataclass(frozen=True)
+class CaptureReport:
+    """How a program was captured, and how far it is proved.
+
+    Attributes:
+        strategy: the one that succeeded.
+        attempts: all that were tried, in order.
+        verified: "bit-equal", "eager does not repeat itself (max diff ...)", or "not verified".
+        seconds: in all.
+    """
+
+    strategy: str
+    attempts: tuple[Attempt, ...]
+    verified: str
+    seconds: float
+
+
+@dataclass
+class Captured:
+    """A program and what is needed to call it like the model.
+
+    Attributes:
+        program: at stage CAPTURED.
+        params: tensors by ``Param.source``: the model's own, and constants that the tracer lifted.
+        call: between the model's call and the program's flat tensors.
+        report: how it was captured.
+        guards: what must be the same for the program to hold, next to the signature; None where nothing must.
+    """
+
+    program: Program
+    params: dict[str, torch.Tensor]
+    call: CallSpec
+    report: CaptureReport
+    guards: Guards | None = None
+
+
+Strategy = Callable[[nn.Module, BoundCall], Trace]
+
+STRATEGIES: tuple[tuple[str, Strategy], ...] = (
+    ("export", trace_with_export),
+    ("real-values", trace_with_real_values),
+    ("dynamo", trace_with_dynamo),
+)
+"""Soundest first."""
+
+
+def capture(model: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any], *, verify: bool = True) -> Captured:
+    """Capture ``model(*args, **kwargs)`` as one program.
+
+    Args:
+        model: in eval mode, on one device; on ``meta`` it is captured from shapes alone and not verified.
+        args, kwargs: of one real call; the program serves every call of the same signature.
+        verify: compare with the eager model on this input and on one with other values.
+
+    Raises:
+        InvalidArgumentError: the model or an argument can never be captured, e.g. the model changes its input.
+        CaptureError: no strategy gave a program that equals the model; tells what each of them met.
+    """
+    # Tensors made in inference mode have no version counters, and tracers refuse them.
+    with torch.inference_mode(False), torch.no_grad():
+        return _capture(model, args, kwargs, verify)
+
+
+def _capture(model: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any], verify: bool) -> Captured:
+    started = time.perf_counter()
+    module = check_model(model)
+    forward = inspect.signature(module.forward)
+    owner = type(module).__name__
+    call = bind(forward, owner, args, kwargs)
+    on_meta = device_of(module, call.tensors).type == "meta"
+    call = replace(call, tensors=[_plain(tensor, on_meta) for tensor in call.tensors])
+    verifier = Verifier(module, call) if verify and not on_meta else None
+    locate = Locator(module)
+    attempts: list[Attempt] = []
+    for name, strategy in STRATEGIES[:1] if on_meta else STRATEGIES:
+        began = time.perf_counter()
+        try:
+            trace = strategy(module, call)
+            converted = to_program(trace, call.paths, call.tensors, locate)
+            verdict = "not verified"
+            if verifier is not None:
+                fixed = converted.guards.inputs_read if converted.guards else frozenset()
+                verdict = verifier.check(_runner(converted), trace.output, fixed)
+        except CaptureError as error:
+            attempts.append(Attempt(name, str(error), time.perf_counter() - began))
+            if verifier is not None:
+                verifier.run_eager()  # a call that the model itself refuses is the caller's error, and not ours
+            continue
+        attempts.append(Attempt(name, verdict, time.perf_counter() - began))
+        report = CaptureReport(name, tuple(attempts), verdict, time.perf_counter() - started)
+        spec = CallSpec(forward, owner, call.signature, trace.output, tuple(call.paths))
+        return Captured(converted.program, converted.params, spec, report, converted.guards)
+    reasons = "\n".join(f"  {attempt}" for attempt in attempts)
+    raise CaptureError(f"{owner} cannot be captured; tried:\n{reasons}")
+
+
+def _plain(tensor: torch.Tensor, on_meta: bool) -> torch.Tensor:
+    if on_meta:
+        return tensor.to("meta")
+    return tensor.clone() if tensor.is_inference() else tensor
+
+
+def _runner(converted: Converted) -> Run:
+    return lambda inputs: ir.interpreter.evaluate(converted.program, converted.params, inputs)

@@ -1,0 +1,18 @@
+"""Capture through Dynamo, the last resort: it follows Python bytecode, and may lose writes that it does not see."""
+
+from __future__ import annotations
+
+from torch import nn
+
+from .export import export
+from .signature import BoundCall
+from .trace import Trace
+
+
+def trace_with_dynamo(model: nn.Module, call: BoundCall) -> Trace:
+    """Trace ``call`` with ``torch.export.export(strict=True)``.
+
+    Raises:
+        StrategyFailedError: Dynamo refuses the model.
+    """
+    return export(model, call, strict=True)

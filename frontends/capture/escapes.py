@@ -1,0 +1,144 @@
+"""Notices every value of a tensor that the model reads into Python while it is traced with real values.
+
+Such a value shapes the trace and leaves no dependence in it, so the trace holds only for inputs that give the same
+value. Each escape is written into the trace as a :data:`MARKER` on the tensor that was read; guards are made of them.
+What cannot be told apart from an escape counts as one.
+"""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Callable
+from typing import Any
+
+import numpy as np
+import torch
+from torch import fx
+from torch.fx.experimental.proxy_tensor import disable_proxy_modes_tracing
+from torch.overrides import resolve_name
+from torch.utils import _pytree
+
+from fastvideo_ir.errors import InvalidArgumentError
+
+from .trace import SeeThroughData
+
+_LIBRARY: Any = torch.library.Library("fv_capture", "DEF")  # type: ignore[no-untyped-call]
+_LIBRARY.define("escape(Tensor value, str reader) -> ()")
+_LIBRARY.impl("escape", lambda value, reader: None, "CompositeExplicitAutograd")
+
+MARKER: Any = torch.ops.fv_capture.escape.default
+"""``escape(value, reader)``: the function ``reader`` handed the contents of ``value`` to Python here."""
+fx.node.has_side_effect(MARKER)
+
+_METADATA = {
+    "__format__", "__hash__", "__len__", "__repr__", "__str__", "can_cast", "data_ptr", "dense_dim", "dim", "dim_order",
+    "element_size", "get_device", "has_names", "is_coalesced", "is_complex", "is_conj", "is_contiguous",
+    "is_distributed", "is_floating_point", "is_inference", "is_neg", "is_pinned", "is_same_size", "is_set_to",
+    "is_shared", "is_signed", "ndimension", "nelement", "numel", "retain_grad", "size", "sparse_dim",
+    "storage_offset", "stride", "type",
+}  # fmt: skip
+"""Functions whose Python results come from shapes, dtypes and identities alone."""
+
+_DYNAMIC_SHAPES = {"argwhere", "bincount", "masked_select", "nonzero", "unique", "unique_consecutive"}
+"""Functions whose result has a shape that depends on values."""
+
+_REFUSED = {"__dlpack__", "__reduce_ex__", "untyped_storage", "storage", "share_memory_"}
+"""Functions that hand out memory in which reads and writes cannot be seen."""
+
+
+class EscapeRecorder(SeeThroughData):
+    """Marks escapes, and stamps every traced op with the innermost source line that ``is_own`` accepts.
+
+    Args:
+        is_own: whether a file is the model's own source.
+        set_stack: told the line before each op, as ``File "...", line N``.
+    """
+
+    def __init__(self, is_own: Callable[[str], bool], set_stack: Callable[[str], None]) -> None:
+        super().__init__()
+        self._is_own = is_own
+        self._set_stack = set_stack
+
+    def __torch_function__(
+        self, func: Any, types: Any, args: tuple[Any, ...] = (), kwargs: dict[str, Any] | None = None
+    ) -> Any:
+        kwargs = kwargs or {}
+        self._stamp()
+        name = _name(func)
+        if name in _REFUSED:
+            raise InvalidArgumentError(f"the model calls Tensor.{name}, whose reads and writes cannot be captured")
+        if name in ("equal", "allclose", "is_nonzero", "__bool__"):
+            return self._decide(name, args, kwargs)
+        if name == "__getitem__":
+            args = (args[0], _without_masks(args[1]))
+        elif name == "__setitem__":
+            args = (args[0], _without_masks(args[1]), *args[2:])
+        elif _has_dynamic_shape(name, args, kwargs):
+            _mark((args, kwargs), name)
+            with disable_proxy_modes_tracing():
+                return func(*args, **kwargs)
+        result = super().__torch_function__(func, types, args, kwargs)
+        if name not in _METADATA and name != "__get__" and _reads_values(result):
+            _mark((args, kwargs), name)
+        return result
+
+    def _decide(self, name: str, args: tuple[Any, ...], kwargs: dict[str, Any]) -> bool:
+        """A yes or no about tensors. The answer alone escapes, and not the values behind it."""
+        if name == "equal" and args[0].shape != args[1].shape:
+            return False
+        if name == "equal":
+            answer = (args[0] == args[1]).all()
+        elif name == "allclose":
+            answer = torch.isclose(*args, **kwargs).all()
+        else:
+            answer = args[0].ne(0)
+        _mark(answer, name)
+        return bool(answer.item())
+
+    def _stamp(self) -> None:
+        frame = sys._getframe(2)
+        while frame is not None:
+            if self._is_own(frame.f_code.co_filename):
+                self._set_stack(f'File "{frame.f_code.co_filename}", line {frame.f_lineno}')
+                return
+            frame = frame.f_back  # type: ignore[assignment]
+
+
+def _name(func: Any) -> str:
+    return getattr(func, "__name__", None) or (resolve_name(func) or "").rpartition(".")[2]
+
+
+def _mark(values: Any, reader: str) -> None:
+    for value in _pytree.tree_leaves(values):
+        if isinstance(value, torch.Tensor):
+            MARKER(value, reader)
+
+
+def _reads_values(result: Any) -> bool:
+    """Whether a function's result holds Python numbers or arrays."""
+    if isinstance(result, (list, tuple)) and type(result) is not torch.Size:
+        return any(_reads_values(item) for item in result)
+    return isinstance(result, (bool, int, float, complex, np.ndarray, np.generic))
+
+
+def _has_dynamic_shape(name: str, args: tuple[Any, ...], kwargs: dict[str, Any]) -> bool:
+    if name in _DYNAMIC_SHAPES:
+        return True
+    if name == "where":
+        return len(args) + len(kwargs) == 1
+    repeats = kwargs.get("repeats", args[1] if len(args) > 1 else None)
+    return name == "repeat_interleave" and (len(args) + len(kwargs) == 1 or isinstance(repeats, torch.Tensor))
+
+
+def _without_masks(index: Any) -> Any:
+    """An index with every mask replaced by the positions where it is true, which are constants under a guard."""
+    parts = index if isinstance(index, tuple) else (index,)
+    result: list[Any] = []
+    for part in parts:
+        if isinstance(part, torch.Tensor) and part.dtype in (torch.bool, torch.uint8):
+            _mark(part, "a boolean index")
+            with disable_proxy_modes_tracing():
+                result.extend(part.nonzero(as_tuple=True))
+        else:
+            result.append(part)
+    return tuple(result)

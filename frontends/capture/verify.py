@@ -1,0 +1,163 @@
+"""Checks that a captured program computes what the model computes, bit for bit, on two inputs."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+
+import torch
+from torch import nn
+
+from fastvideo_ir.errors import InvalidArgumentError
+
+from .bits import compare, max_difference
+from .other_values import other_values
+from .signature import BoundCall
+from .trace import FlatModel, StrategyFailedError
+from .tree import Tree
+
+Run = Callable[[Sequence[torch.Tensor]], Sequence[torch.Tensor]]
+"""Flat tensors in, flat tensors out."""
+
+_SEED = 20240229
+
+
+@dataclass(frozen=True)
+class EagerResult:
+    """What the model itself returned."""
+
+    tensors: list[torch.Tensor]
+    output: Tree
+
+
+@dataclass(frozen=True)
+class _Input:
+    """Which input: the caller's own, or one with other values except for those at ``fixed``."""
+
+    name: str
+    fixed: frozenset[int] = frozenset()
+
+
+class Verifier:
+    """Compares programs with the eager model. The model runs once per input, and again only where they differ.
+
+    Args:
+        model: runs on its own weights; a buffer that a run changes is restored.
+        call: the call that was captured.
+    """
+
+    def __init__(self, model: nn.Module, call: BoundCall) -> None:
+        self._model = model
+        self._call = call
+        self._second = other_values(call.tensors)
+        self._eager: dict[_Input, EagerResult | Exception] = {}
+
+    def check(self, run: Run, output: Tree, fixed: frozenset[int] = frozenset()) -> str:
+        """Run the program on both inputs; returns the verdict in words.
+
+        Args:
+            run: the program.
+            output: structure of the return value as the tracer saw it.
+            fixed: inputs that keep their values, because the program holds for these alone.
+
+        Raises:
+            StrategyFailedError: a result differs.
+        """
+        verdicts = [self._check_on(given, run, output) for given in (_Input("first"), _Input("second", fixed))]
+        return next((verdict for verdict in verdicts if verdict != "bit-equal"), "bit-equal")
+
+    def run_eager(self) -> None:
+        """Run the model on the first input, unless that is done; raises what the model raises."""
+        self._run_eager(_Input("first"))
+
+    def _tensors(self, given: _Input) -> list[torch.Tensor]:
+        """New copies, since a model may write to them."""
+        pairs = enumerate(zip(self._call.tensors, self._second, strict=True))
+        keep_all = given.name == "first"
+        return [(first if keep_all or index in given.fixed else second).clone() for index, (first, second) in pairs]
+
+    def _check_on(self, given: _Input, run: Run, output: Tree) -> str:
+        eager = self._run_eager(given)
+        if isinstance(eager, Exception):
+            return f"bit-equal; eager itself raised on other values ({type(eager).__name__}: {_first_line(eager)})"
+        if eager.output != output:
+            raise StrategyFailedError(
+                f"on the {given.name} input the model returns another structure than while it was traced"
+            )
+        with _same_random_numbers(), torch.no_grad():
+            results = list(run(self._tensors(given)))
+        difference = compare(results, eager.tensors)
+        if difference is None:
+            return "bit-equal"
+        return self._explain(given, results, eager, difference)
+
+    def _explain(self, given: _Input, results: list[torch.Tensor], eager: EagerResult, difference: str) -> str:
+        """Eager that does not repeat itself cannot be met bit for bit; then its own spread is the tolerance."""
+        again = self._run(given)
+        if compare(again.tensors, eager.tensors) is None:
+            raise StrategyFailedError(f"on the {given.name} input {difference}")
+        spread, error = max_difference(again.tensors, eager.tensors), max_difference(results, eager.tensors)
+        if not error <= 4 * spread:
+            raise StrategyFailedError(
+                f"on the {given.name} input {difference}; eager differs from itself by {spread:.3g} only"
+            )
+        return f"eager does not repeat itself (max diff {spread:.3g})"
+
+    def _run_eager(self, given: _Input) -> EagerResult | Exception:
+        if given not in self._eager:
+            try:
+                self._eager[given] = self._run(given)
+            except Exception as error:  # a model may raise anything; the verdict or the caller tells
+                if given.name == "first" or isinstance(error, InvalidArgumentError):
+                    raise
+                self._eager[given] = error
+        return self._eager[given]
+
+    def _run(self, given: _Input) -> EagerResult:
+        flat = FlatModel(self._model, self._call)
+        inputs = self._tensors(given)
+        with unchanged(self._model, self._call, inputs), _same_random_numbers(), torch.no_grad():
+            flat(*inputs)
+        assert flat.results.output is not None
+        return EagerResult(flat.results.tensors, flat.results.output)
+
+
+@contextmanager
+def _same_random_numbers() -> Iterator[None]:
+    with torch.random.fork_rng():
+        torch.manual_seed(_SEED)
+        yield
+
+
+@contextmanager
+def unchanged(model: nn.Module, call: BoundCall, inputs: list[torch.Tensor]) -> Iterator[None]:
+    """Refuses a model that writes to its weights or inputs; buffers are put back."""
+    buffers = dict(model.named_buffers())
+    copies = {name: buffer.clone() for name, buffer in buffers.items()}
+    watched: list[tuple[str, torch.Tensor]] = [
+        (f"parameter {name!r}", parameter) for name, parameter in model.named_parameters()
+    ]
+    watched += [(f"buffer {name!r}", buffer) for name, buffer in buffers.items()]
+    watched += [(f"argument {path!r}", tensor) for path, tensor in zip(call.paths, inputs, strict=True)]
+    versions = [_version(tensor) for _, tensor in watched]
+    yield
+    changed = [what for (what, tensor), old in zip(watched, versions, strict=True) if _version(tensor) != old]
+    for name, buffer in buffers.items():
+        if f"buffer {name!r}" in changed:
+            with torch.no_grad():
+                buffer.copy_(copies[name])
+    if changed:
+        raise InvalidArgumentError(
+            f"the model writes to its {', '.join(changed)} in place; a compiled model has no side effects",
+            hint="write to a clone() of it, or return the new value",
+        )
+
+
+def _version(tensor: torch.Tensor) -> int:
+    """Counts writes to a tensor; those made in inference mode do not count."""
+    return 0 if tensor.is_inference() else tensor._version
+
+
+def _first_line(error: Exception) -> str:
+    return (str(error).strip().splitlines() or [""])[0]

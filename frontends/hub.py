@@ -1,0 +1,72 @@
+"""From what the user gave, a folder or a hub id, to a folder on this machine."""
+
+from __future__ import annotations
+
+import os
+import re
+from collections.abc import Iterable
+from pathlib import Path
+
+import fastvideo_ir as ir
+
+_HUB_ID = re.compile(r"[A-Za-z0-9][\w.-]*/[\w.-]+")
+# Everything a component needs, and nothing that could carry code or a pickle.
+_CONFIG_FILES = ("*.json",)
+_ALL_FILES = ("*.json", "*.safetensors", "*.model", "*.txt")
+
+
+def local_folder(path_or_id: str | os.PathLike[str]) -> Path | None:
+    """The folder that is meant, or None if it can only be a hub id.
+
+    Raises:
+        PipelineLoadError: it is neither a folder here nor of the form of a hub id.
+    """
+    text = os.fspath(path_or_id)
+    folder = Path(text).expanduser()
+    if folder.is_dir():
+        return folder
+    if folder.exists():
+        raise ir.errors.PipelineLoadError(
+            f"{text!r} is a file, not a pipeline folder", hint="give the folder that holds model_index.json"
+        )
+    if not _HUB_ID.fullmatch(text):
+        raise ir.errors.PipelineLoadError(
+            f"{text!r} is neither a folder on this machine nor a hub id",
+            hint="give a folder in Diffusers layout, or an id of the form owner/name",
+        )
+    return None
+
+
+def fetch_model_index(repo_id: str) -> Path:
+    """Download ``model_index.json`` alone, so that a pipeline nobody can run costs no gigabytes."""
+    return _snapshot(repo_id, ["model_index.json"])
+
+
+def fetch_components(repo_id: str, roles: Iterable[str], *, weights: bool) -> Path:
+    """Download the components named ``roles``, or only what describes them; returns the folder."""
+    kinds = _ALL_FILES if weights else _CONFIG_FILES
+    return _snapshot(repo_id, ["model_index.json", *(f"{role}/{kind}" for role in roles for kind in kinds)])
+
+
+def _snapshot(repo_id: str, patterns: list[str]) -> Path:
+    from huggingface_hub import snapshot_download
+    from huggingface_hub.errors import GatedRepoError, RepositoryNotFoundError
+
+    try:
+        return Path(snapshot_download(repo_id, allow_patterns=patterns))
+    except GatedRepoError as error:
+        raise ir.errors.PipelineLoadError(
+            f"{repo_id!r} is gated on the hub",
+            hint="accept its terms on its hub page and log in with `hf auth login`",
+        ) from error
+    except RepositoryNotFoundError as error:
+        raise ir.errors.PipelineLoadError(
+            f"{repo_id!r} is neither a folder on this machine nor a repository on the hub",
+            hint="check the spelling; a private repository needs `hf auth login`",
+        ) from error
+    except OSError as error:  # no connection, no disk space: the hub's own errors are OSErrors too
+        reason = (str(error).splitlines() or [type(error).__name__])[0]
+        raise ir.errors.PipelineLoadError(
+            f"{repo_id!r} is not a folder on this machine and could not be downloaded: {reason}",
+            hint="check the path, or the connection to the hub",
+        ) from error

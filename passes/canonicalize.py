@@ -1,0 +1,78 @@
+"""``canonicalize``: drops what computes nothing, so that later passes see one form of each thing."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+from torch import fx
+
+import fastvideo_ir as ir
+from fastvideo_ir.graph import bind
+from fastvideo_ir.ops.define import aten, resolve
+
+Fold = Callable[[fx.Node, dict[str, Any]], fx.Node | None]
+
+
+def _same_value(node: fx.Node, arguments: dict[str, Any]) -> fx.Node | None:
+    """The operand, where the result has its dtype and shape."""
+    operand = node.args[0]
+    same = isinstance(operand, fx.Node) and ir.tensor_type(operand) == ir.tensor_type(node)
+    return operand if same and isinstance(operand, fx.Node) else None
+
+
+def _whole_slice(node: fx.Node, arguments: dict[str, Any]) -> fx.Node | None:
+    return _same_value(node, arguments) if arguments.get("step", 1) == 1 else None
+
+
+def _idle_dropout(node: fx.Node, arguments: dict[str, Any]) -> fx.Node | None:
+    idle = not arguments["train"] or arguments["p"] == 0
+    return _same_value(node, arguments) if idle else None
+
+
+def _folds() -> dict[Any, Fold]:
+    table: dict[str, Fold] = {
+        "to.dtype": _same_value,
+        "to.dtype_layout": _same_value,
+        "to.device": _same_value,
+        "to.other": _same_value,
+        "_to_copy.default": _same_value,
+        "type_as.default": _same_value,
+        "alias.default": _same_value,
+        "detach.default": _same_value,
+        "lift_fresh_copy.default": _same_value,
+        "lift_fresh.default": _same_value,
+        "contiguous.default": _same_value,
+        "clone.default": _same_value,
+        "view.default": _same_value,
+        "reshape.default": _same_value,
+        "expand.default": _same_value,
+        "slice.Tensor": _whole_slice,
+        "dropout.default": _idle_dropout,
+    }
+    return {resolve(name): fold for name, fold in table.items() if resolve(name) is not None}
+
+
+class Canonicalize(ir.Pass):
+    """Folds casts to the same dtype, copies, whole slices and idle dropout; makes ``type_as`` a plain cast.
+
+    A graph is functional, so dropping a copy cannot be seen by anyone. Strides are nobody's promise either: ``view``
+    becomes ``reshape``, and ``contiguous`` goes.
+    """
+
+    name = "canonicalize"
+    reaches = ir.Stage.CANONICAL
+
+    def run(self, program: ir.Program) -> None:
+        rewriter = ir.Rewriter(program, self.name)
+        folds = _folds()
+        for node in list(program.nodes):
+            fold = folds.get(node.target) if node.op == "call_function" else None
+            operand = fold(node, bind(node)) if fold else None
+            if operand is not None:
+                rewriter.replace(node, operand)
+            elif node.target is aten.view.default:
+                rewriter.replace_with(node, aten.reshape.default, (node.args[0], list(ir.tensor_type(node).shape)))
+            elif node.target in (aten.type_as.default, aten.to.other):
+                rewriter.replace_with(node, aten.to.dtype, (node.args[0], ir.tensor_type(node).dtype))
+        rewriter.erase_dead()

@@ -1,0 +1,40 @@
+"""``localize``: turns global shape arguments into those of one rank. Ranks may differ."""
+
+from __future__ import annotations
+
+import fastvideo_ir as ir
+from fastvideo_ir.ops import RankView
+
+
+class Localize(ir.Pass):
+    """Gives the program a rank. Types stay global; arguments become local.
+
+    Attributes:
+        rank: whose program it becomes.
+    """
+
+    name = "localize"
+    needs = ir.Stage.COMMUNICATING
+    reaches = ir.Stage.LOCAL
+
+    rank: int = 0
+
+    def run(self, program: ir.Program) -> None:
+        rewriter = ir.Rewriter(program, self.name)
+        program.rank = self.rank
+        view = RankView(program.mesh, program.coordinates)
+        for node in program.nodes:
+            op = ir.ops.of(node)
+            if op is None or op.localize is None:
+                continue
+            target, args, kwargs = op.localize(node, view)
+            if target is not node.target:
+                rewriter.set_target(node, target)
+            rewriter.set_arguments(node, args, kwargs)
+
+
+def localize(program: ir.Program, rank: int) -> ir.Program:
+    """A copy of ``program`` for one rank."""
+    local = program.copy()
+    ir.run_passes(local, [Localize(rank=rank)])
+    return local

@@ -1,0 +1,102 @@
+"""``lower-reshards``: turns each ``fv.reshard`` into local cuts and collectives, one axis at a time."""
+
+from __future__ import annotations
+
+import operator
+
+from torch import fx
+
+import fastvideo_ir as ir
+from fastvideo_ir.types import TupleType
+
+
+class LowerReshards(ir.Pass):
+    """Afterwards every exchange between ranks stands in the graph as one collective."""
+
+    name = "lower-reshards"
+    needs = ir.Stage.PLACED
+    reaches = ir.Stage.COMMUNICATING
+
+    def run(self, program: ir.Program) -> None:
+        rewriter = ir.Rewriter(program, self.name)
+        for node in list(program.nodes):
+            if node.target is ir.dialect.reshard:
+                (source,) = node.args
+                assert isinstance(source, fx.Node)
+                value = source
+                for axis, kind in moves(ir.tensor_type(source), ir.tensor_type(node)):
+                    value = _move(rewriter, value, axis, kind, node)
+                rewriter.replace(node, value)
+
+
+def moves(source: ir.TensorType, target: ir.TensorType) -> list[tuple[str, ir.TensorType]]:
+    """The single-axis moves that lead from one type to the other: the axis, and the type after it.
+
+    An axis leaves a dim only while it is its innermost one, and joins it only behind those that the target has outside
+    of it. Where nothing else can move, an innermost axis is gathered first.
+    """
+    steps: list[tuple[str, ir.TensorType]] = []
+    now = source
+    while now != target:
+        axis, placement = _next_move(now, target)
+        now = now.with_placement(axis, placement)
+        steps.append((axis, now))
+    return steps
+
+
+def _next_move(now: ir.TensorType, target: ir.TensorType) -> tuple[str, ir.Placement]:
+    pending = sorted(axis for axis in now.placed_axes | target.placed_axes if _differs(now, target, axis))
+    free = [axis for axis in pending if _is_innermost(now, axis)]
+    for axis in free:
+        if _joins_in_order(now, target, axis):
+            return axis, target.placement(axis)
+    return free[0], ir.Replicate()
+
+
+def _differs(now: ir.TensorType, target: ir.TensorType, axis: str) -> bool:
+    if now.placement(axis) != target.placement(axis):
+        return True
+    placement = now.placement(axis)
+    if not isinstance(placement, ir.Shard):
+        return False
+    return _outside(now, placement.dim, axis) != _outside(target, placement.dim, axis)
+
+
+def _outside(kind: ir.TensorType, dim: int, axis: str) -> tuple[str, ...]:
+    sharding = kind.dims[dim]
+    assert sharding is not None
+    return sharding.axes[: sharding.axes.index(axis)]
+
+
+def _is_innermost(kind: ir.TensorType, axis: str) -> bool:
+    placement = kind.placement(axis)
+    if not isinstance(placement, ir.Shard):
+        return True
+    sharding = kind.dims[placement.dim]
+    return sharding is not None and sharding.axes[-1] == axis
+
+
+def _joins_in_order(now: ir.TensorType, target: ir.TensorType, axis: str) -> bool:
+    placement = target.placement(axis)
+    if not isinstance(placement, ir.Shard):
+        return True
+    present = now.dims[placement.dim]
+    axes = tuple(name for name in present.axes if name != axis) if present else ()
+    same_layout = present is None or not axes or present.layout == placement.layout
+    return same_layout and axes == _outside(target, placement.dim, axis)
+
+
+def _move(rewriter: ir.Rewriter, value: fx.Node, axis: str, kind: ir.TensorType, reshard: fx.Node) -> fx.Node:
+    source, target = ir.tensor_type(value).placement(axis), kind.placement(axis)
+    if isinstance(source, ir.Replicate):
+        op = ir.dialect.shard if isinstance(target, ir.Shard) else ir.dialect.make_partial
+        return rewriter.insert(op, (value, axis), before=reshard, sources=(reshard,), type=kind)
+    gathers, scatters = isinstance(source, ir.Shard), isinstance(target, ir.Shard)
+    collective = {
+        (True, False): ir.dialect.all_gather,
+        (True, True): ir.dialect.all_to_all,
+        (False, True): ir.dialect.reduce_scatter,
+        (False, False): ir.dialect.all_reduce,
+    }[gathers, scatters]
+    row = rewriter.insert(collective, ([value], axis), before=reshard, sources=(reshard,), type=TupleType((kind,)))
+    return rewriter.insert(operator.getitem, (row, 0), before=reshard, sources=(reshard,), type=kind)

@@ -1,0 +1,177 @@
+"""``plan-sharding``: gives every value a placement on the mesh.
+
+The plan comes from the ops' factor rules and the cost model alone. Sequence parallelism with its all-to-alls around
+attention, column and row splits, gathered keys and values: whichever of them a model gets is what the search found
+cheapest there. Axes are planned one after the other, each on top of the settled ones.
+
+On a *pinned* axis work must be divided wherever a rule allows, however small the tensors are: the ops that do all but
+:attr:`PlanSharding.replicated` of the FLOPs may not run replicated, nor cut so unevenly that the busiest rank holds
+the others up. Communication is then the least that this takes, so that a tiny model gets the plan of its large sister.
+"""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+from torch import fx
+
+import fastvideo_ir as ir
+from fastvideo_ir.factors import Strategy, replicated
+from fastvideo_ir.graph import is_getitem, result_types, tensor_operands
+from fastvideo_ir.ops.attention import attention_rule
+from fastvideo_ir.types import TupleType
+
+from .planner.candidates import Candidates, rules_of
+from .planner.cost import CostModel, Hardware, Work
+from .planner.policy import POLICIES, AxisPolicy
+from .planner.search import Plan, Search, tensor_of
+
+LATENCY_SHARE = 0.05
+NEGLIGIBLE = 1e-3
+UNEVEN = 1.15
+"""How far the busiest rank's share may exceed an even one before other cuts are preferred."""
+
+
+class PlanSharding(ir.Pass):
+    """Sets types and ``uses`` along every axis of the program's mesh.
+
+    Attributes:
+        pinned: work is divided over each axis wherever a rule allows; otherwise wherever the model says it pays.
+        replicated: FLOPs that a pinned plan may replicate, summed over ranks, as a share of all.
+        hardware: what the cost model assumes.
+    """
+
+    name = "plan-sharding"
+    needs = ir.Stage.CANONICAL
+
+    pinned: bool = True
+    replicated: float = 0.12
+    hardware: Hardware = Hardware()
+
+    def run(self, program: ir.Program) -> None:
+        rewriter = ir.Rewriter(program, self.name)
+        settled: frozenset[str] = frozenset()
+        for axis, size in program.mesh.axes:
+            if size > 1:
+                _apply(rewriter, axis, plan_axis(program, axis, settled, self).strategies)
+            settled |= {axis}
+
+
+def plan_axis(program: ir.Program, axis: str, settled: frozenset[str], options: PlanSharding) -> Plan:
+    """The cheapest strategies of all calls along ``axis``."""
+    policy = POLICIES.get(axis, AxisPolicy())
+    rules = rules_of(program)
+    candidates = Candidates(program, policy, rules)
+    hardware = _at_scale(program, options.hardware) if options.pinned else options.hardware
+    model = CostModel(hardware, program.mesh, axis, settled)
+    calls = [node for node in rules if not is_getitem(node)]
+    works = {node: model.work(node) for node in calls}
+    strategies: dict[fx.Node, list[Strategy]] = {}
+    for node in calls:
+        rule = rules[node]
+        found = rule.strategies(candidates.around(node)) if rule else []
+        found = _allowed(program, node, found, policy, works[node])
+        strategies[node] = [replicated(len(tensor_operands(node)), result_types(node)), *found]
+    if options.pinned:
+        _force_division(strategies, works, model.parts, options.replicated)
+    total = sum(work.seconds for work in works.values())
+    return Search(program, model, strategies, works, NEGLIGIBLE * total).run()
+
+
+def _force_division(
+    strategies: dict[fx.Node, list[Strategy]], works: dict[fx.Node, Work], parts: int, tolerated: float
+) -> None:
+    """Leave the heavy ops only strategies that divide their work, and divide it evenly where that is possible."""
+    divisible = [node for node, options in strategies.items() if any(s.divided for s in options)]
+    budget = tolerated * sum(work.flops for work in works.values())
+    budget -= (parts - 1) * sum(works[node].flops for node in strategies.keys() - set(divisible))
+    threshold = 0
+    for flops in sorted({works[node].flops for node in divisible}):
+        budget -= sum((parts - 1) * flops for node in divisible if works[node].flops == flops)
+        if budget < 0:
+            break
+        threshold = flops
+    for node in divisible:
+        if works[node].flops > threshold:
+            dividing = [s for s in strategies[node] if s.divided]
+            best = min(s.largest_share(parts) for s in dividing)
+            limit = max(best, UNEVEN / parts)
+            strategies[node] = [s for s in dividing if s.largest_share(parts) <= limit]
+
+
+def _attention_operands(program: ir.Program) -> list[ir.TensorType]:
+    """Types of what all attentions read, as the measure of a model's token streams."""
+    sites = [node for node in program.nodes if (op := ir.ops.of(node)) and op.rule is attention_rule]
+    return [ir.tensor_type(operand) for node in sites for operand in tensor_operands(node)[:3]]
+
+
+def _at_scale(program: ir.Program, hardware: Hardware) -> Hardware:
+    """The hardware with a latency that is as small against the token stream's bytes as it is in a full-size model."""
+    largest = max((kind.nbytes for kind in _attention_operands(program)), default=0)
+    if not largest:
+        return hardware
+    return replace(hardware, latency=min(hardware.latency, LATENCY_SHARE * largest / hardware.link_bandwidth))
+
+
+def _allowed(
+    program: ir.Program, node: fx.Node, strategies: list[Strategy], policy: AxisPolicy, work: Work
+) -> list[Strategy]:
+    operands = tensor_operands(node)
+    is_param = [operand.op == "placeholder" and operand.name in program.params for operand in operands]
+    kinds = [ir.tensor_type(operand) for operand in operands]
+    results = result_types(node)
+    allowed = []
+    for strategy in strategies:
+        params = [p for p, param in zip(strategy.operands, is_param, strict=True) if param]
+        weights = [
+            p
+            for p, param, kind in zip(strategy.operands, is_param, kinds, strict=True)
+            if param and len(kind.shape) > 1
+        ]
+        if policy.whole_params and any(p != ir.Replicate() for p in params):
+            continue
+        if policy.divided_matmuls_shard_params and work.flops and strategy.divided and ir.Replicate() in weights:
+            continue
+        placed = [*zip(kinds, strategy.operands, strict=True), *zip(results, strategy.results, strict=True)]
+        if all(kind is None or p is None or _fits(kind, p) for kind, p in placed):
+            allowed.append(strategy)
+    return allowed
+
+
+def _fits(kind: ir.TensorType, placement: ir.Placement) -> bool:
+    """Whether the placement can be added on top of the settled axes."""
+    if not isinstance(placement, ir.Shard):
+        return True
+    settled = kind.dims[placement.dim]
+    return settled is None or settled.layout == placement.layout
+
+
+def _apply(rewriter: ir.Rewriter, axis: str, strategies: dict[fx.Node, Strategy]) -> None:
+    program = rewriter.program
+    wanted: dict[fx.Node, set[ir.Placement]] = {}
+    for node, strategy in strategies.items():
+        uses = ir.info(node).uses or tuple(ir.tensor_type(operand) for operand in tensor_operands(node))
+        operands = tensor_operands(node)
+        rewriter.set_uses(
+            node, tuple(use.with_placement(axis, p) for use, p in zip(uses, strategy.operands, strict=True))
+        )
+        for operand, placement in zip(operands, strategy.operands, strict=True):
+            wanted.setdefault(operand, set()).add(placement)
+        kinds = [
+            kind.with_placement(axis, p) if kind is not None and p is not None else None
+            for kind, p in zip(result_types(node), strategy.results, strict=True)
+        ]
+        first = kinds[0]
+        is_row = isinstance(ir.value_type(node), TupleType)
+        assert is_row or first is not None
+        rewriter.set_type(node, TupleType(tuple(kinds)) if is_row or first is None else first)
+    for node in program.nodes:
+        if is_getitem(node):
+            source, number = tensor_of(node)
+            kind = result_types(source)[number]
+            assert kind is not None
+            rewriter.set_type(node, kind)
+    for node in program.param_nodes:
+        placements = wanted.get(node, set())
+        if len(placements) == 1:  # every user wants the same piece: the loader reads just that
+            rewriter.set_type(node, ir.tensor_type(node).with_placement(axis, placements.pop()))

@@ -1,0 +1,1 @@
+"""Where every value should live: candidate layouts, modelled cost, and the search over both."""

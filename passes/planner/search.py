@@ -1,0 +1,264 @@
+"""The search: an exact dynamic program over live values, with dominance pruning and a wide beam.
+
+    minimise   Σ compute(node, strategy) + Σ reshard(value, from, to)
+    over       one strategy per node, its operands resharded where they live elsewhere
+
+A state says, for each value that is still to be used, in which placements it exists by now (a value that was resharded
+once is not resharded again). Exchanges for one node share a latency, since they will be packed. Nodes are taken in graph order; a state is dropped where a cheaper one can be turned into
+it by resharding for no more than the difference. Without the beam's bound the result is the optimum of the model.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+
+from torch import fx
+
+import fastvideo_ir as ir
+from fastvideo_ir.factors import Strategy
+from fastvideo_ir.graph import is_getitem, result_types, tensor_operands
+
+from .cost import CostModel, Work
+
+BEAM = 256
+COMPARED = 12
+EARLY = 1e-6
+"""Relative surcharge on an exchange at the very start: of equally cheap ones the latest is taken, so that they can pack."""
+REPLICATED = 0
+"""Every value's first placement is the replicated one."""
+
+State = tuple[int, ...]
+"""Per live value, a bit set of the placements in which it exists."""
+
+
+@dataclass
+class ValueTable:
+    """Placements of one value that some strategy yields or needs, and what moving between them costs."""
+
+    kind: ir.TensorType
+    placements: list[ir.Placement] = field(default_factory=lambda: [ir.Replicate()])
+    costs: dict[tuple[int, int], float] = field(default_factory=dict)
+
+    def index(self, placement: ir.Placement) -> int:
+        if placement not in self.placements:
+            self.placements.append(placement)
+        return self.placements.index(placement)
+
+    def cheapest(self, mask: int, target: int, model: CostModel) -> float:
+        """Cost of having the value at ``target`` when it exists in the placements of ``mask``."""
+        if mask >> target & 1:
+            return 0.0
+        best = math.inf
+        for source in range(len(self.placements)):
+            if mask >> source & 1:
+                key = (source, target)
+                cost = self.costs.get(key)
+                if cost is None:
+                    cost = self.costs[key] = model.reshard(self.kind, self.placements[source], self.placements[target])
+                best = min(best, cost)
+        return best
+
+
+@dataclass(frozen=True)
+class Choice:
+    """A strategy of one node, in terms of its operands' tables: ``(value slot, placement index)`` per live operand."""
+
+    strategy: Strategy
+    needs: tuple[tuple[int, int], ...]
+    gives: tuple[int, ...]
+    cost: float
+
+
+@dataclass
+class Step:
+    """One node of the search: what it may do, which live values it keeps, and which of its results it adds."""
+
+    node: fx.Node
+    choices: list[Choice]
+    kept: list[int]
+    added: list[int]
+    negligible: bool
+
+
+@dataclass(frozen=True)
+class Plan:
+    """The result: a strategy per call, and the modelled cost in seconds."""
+
+    strategies: dict[fx.Node, Strategy]
+    seconds: float
+
+
+Value = tuple[fx.Node, int]
+"""One tensor: a node and the number of its result."""
+Record = tuple[float, int, int]
+"""How a state was reached: its cost, the index of the state before, and the choice taken."""
+
+
+class Search:
+    """Finds the cheapest strategies of a program's calls along one axis.
+
+    Args:
+        program: with global shapes; placements along settled axes are in the types.
+        model: the costs.
+        strategies: what each call may do; where replication is among it, it comes first.
+        works: the work of every call.
+        negligible: seconds below which a node that can run replicated is not worth dividing.
+    """
+
+    def __init__(
+        self,
+        program: ir.Program,
+        model: CostModel,
+        strategies: dict[fx.Node, list[Strategy]],
+        works: dict[fx.Node, Work],
+        negligible: float,
+    ) -> None:
+        self._program = program
+        self._model = model
+        self._strategies = strategies
+        self._works = works
+        self._negligible = negligible
+        self._tables: dict[Value, ValueTable] = {}
+        self._nodes = [n for n in program.nodes if n.op == "call_function" and not is_getitem(n)]
+        self._last_use = self._last_uses()
+
+    def run(self) -> Plan:
+        """The cheapest plan found."""
+        live = [(node, 0) for node in self._program.input_nodes if (node, 0) in self._last_use]
+        for value in live:
+            self._tables[value] = ValueTable(ir.tensor_type(value[0]))
+        states: dict[State, Record] = {(1,) * len(live): (0.0, -1, -1)}
+        steps: list[Step] = []
+        history: list[list[Record]] = []
+        for position, node in enumerate(self._nodes):
+            step = self._step(node, live, position)
+            states = self._advance(step, states, live, position)
+            live = [live[slot] for slot in step.kept] + [(node, number) for number in step.added]
+            states = self._prune(states, live)
+            steps.append(step)
+            history.append(list(states.values()))
+        return self._trace(steps, history, states, live)
+
+    def _last_uses(self) -> dict[Value, int]:
+        result: dict[Value, int] = {}
+        for position, node in enumerate(self._nodes):
+            for operand in tensor_operands(node):
+                result[tensor_of(operand)] = position
+        for value in self._program.output_values:
+            if isinstance(value, fx.Node):
+                result[tensor_of(value)] = len(self._nodes)
+        return result
+
+    def _is_param(self, node: fx.Node) -> bool:
+        return node.op == "placeholder" and node.name in self._program.params
+
+    def _step(self, node: fx.Node, live: list[Value], position: int) -> Step:
+        slots = {value: slot for slot, value in enumerate(live)}
+        kinds = result_types(node)
+        for number, kind in enumerate(kinds):
+            if kind is not None:
+                self._tables[node, number] = ValueTable(kind)
+        operands = tensor_operands(node)
+        added = [n for n in range(len(kinds)) if self._last_use.get((node, n), -1) > position]
+        work = self._works[node]
+        choices = []
+        for strategy in self._strategies[node]:
+            needs: dict[tuple[int, int], None] = {}
+            for operand, placement in zip(operands, strategy.operands, strict=True):
+                if not self._is_param(operand):
+                    value = tensor_of(operand)
+                    needs[slots[value], self._tables[value].index(placement)] = None
+            gives = []
+            for number in added:
+                placed = strategy.results[number]
+                assert placed is not None, "a result that is used is present"
+                gives.append(1 << self._tables[node, number].index(placed))
+            cost = self._model.compute(work, strategy)
+            choices.append(Choice(strategy, tuple(needs), tuple(gives), cost))
+        kept = [slot for slot, value in enumerate(live) if self._last_use[value] > position]
+        may_rest = choices[0].strategy.divided is None and work.seconds < self._negligible
+        return Step(node, choices, kept, added, may_rest)
+
+    def _advance(
+        self, step: Step, states: dict[State, Record], live: list[Value], position: int
+    ) -> dict[State, Record]:
+        result: dict[State, Record] = {}
+        eagerness = 1 + EARLY * (1 - position / len(self._nodes))
+        tables = [self._tables[value] for value in live]
+        latency = self._model.hardware.latency
+        for origin, (state, (spent, _, _)) in enumerate(states.items()):
+            choices = step.choices
+            if step.negligible and all(state[slot] & 1 for slot, _ in choices[0].needs):
+                choices = choices[:1]
+            for number, choice in enumerate(choices):
+                cost = spent + choice.cost
+                masks = list(state)
+                exchanges = 0
+                for slot, target in choice.needs:
+                    move = tables[slot].cheapest(state[slot], target, self._model)
+                    exchanges += move >= latency
+                    cost += move * eagerness
+                    masks[slot] |= 1 << target
+                if exchanges > 1:
+                    cost -= (exchanges - 1) * latency
+                if cost == math.inf:
+                    continue
+                after = (*[masks[slot] for slot in step.kept], *choice.gives)
+                old = result.get(after)
+                if old is None or cost < old[0]:
+                    result[after] = (cost, origin, number)
+        return result
+
+    def _prune(self, states: dict[State, Record], live: list[Value]) -> dict[State, Record]:
+        tables = [self._tables[value] for value in live]
+        kept: list[tuple[State, Record]] = []
+        for state, record in sorted(states.items(), key=lambda item: item[1][0]):
+            rivals = kept[:COMPARED]
+            if not any(self._dominates(rival, cost, state, record[0], tables) for rival, (cost, _, _) in rivals):
+                kept.append((state, record))
+                if len(kept) == BEAM:
+                    break
+        return dict(kept)
+
+    def _dominates(self, cheap: State, cost: float, state: State, limit: float, tables: list[ValueTable]) -> bool:
+        """Whether resharding turns the cheaper state into the other for no more than the difference."""
+        for have, want, table in zip(cheap, state, tables, strict=True):
+            missing = want & ~have
+            target = 0
+            while missing:
+                if missing & 1:
+                    cost += table.cheapest(have, target, self._model)
+                    if cost > limit:
+                        return False
+                missing >>= 1
+                target += 1
+        return cost <= limit
+
+    def _trace(
+        self, steps: Sequence[Step], history: list[list[Record]], states: dict[State, Record], live: list[Value]
+    ) -> Plan:
+        """Outputs are gathered; then back from the cheapest end."""
+        tables = [self._tables[value] for value in live]
+        totals = [
+            cost + sum(table.cheapest(mask, REPLICATED, self._model) for mask, table in zip(state, tables, strict=True))
+            for state, (cost, _, _) in states.items()
+        ]
+        at = min(range(len(totals)), key=totals.__getitem__)
+        seconds = totals[at]
+        strategies: dict[fx.Node, Strategy] = {}
+        for step, records in zip(reversed(steps), reversed(history), strict=True):
+            _, previous, choice = records[at]
+            strategies[step.node] = step.choices[choice].strategy
+            at = previous
+        return Plan(strategies, seconds)
+
+
+def tensor_of(node: fx.Node) -> Value:
+    """The tensor that ``node`` stands for: elements of a row are results of the node that made the row."""
+    if is_getitem(node):
+        source, number = node.args
+        assert isinstance(source, fx.Node) and isinstance(number, int)
+        return source, number
+    return node, 0

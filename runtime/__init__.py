@@ -1,0 +1,1 @@
+"""The runtime: executors that run compiled programs on one or many ranks, and the pipeline that calls them."""

@@ -1,0 +1,50 @@
+"""The IR's communicator over the process groups of one rank of a mesh."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+
+import fastvideo_ir as ir
+
+from .process_groups import ProcessGroups
+
+
+class MeshCommunicator:
+    """Collectives along the axes of ``mesh`` for one of its ranks; see :class:`fastvideo_ir.interpreter.Communicator`.
+
+    Raises:
+        PeerLostError: from every method, when another rank is gone.
+    """
+
+    def __init__(self, groups: ProcessGroups, mesh: ir.Mesh) -> None:
+        self._groups = groups
+        self._ranks = {axis: mesh.group(groups.rank, axis) for axis in mesh.names}
+        for ranks in self._ranks.values():
+            groups.connect(ranks)
+
+    def exchange(self, axis: str, send: list[Tensor], receive_numels: list[int]) -> list[Tensor]:
+        """All-to-all with uneven pieces: ``send[p]`` goes to peer p. One exchange of one buffer."""
+        ranks = self._ranks[axis]
+        if len(ranks) == 1:
+            return [send[0].clone()]
+        numels = [piece.numel() for piece in send]
+        received = self._groups.all_to_all(ranks, torch.cat(send), numels, receive_numels)
+        return list(torch.split(received, receive_numels))
+
+    def all_gather(self, axis: str, value: Tensor, numels: list[int]) -> list[Tensor]:
+        """``value`` of every peer. Uneven ones are exchanged: the all-gather of c10d takes equal shards only."""
+        ranks = self._ranks[axis]
+        if len(ranks) > 1 and len(set(numels)) > 1:
+            return self.exchange(axis, [value] * len(ranks), numels)
+        if len(ranks) == 1:
+            return [value.clone()]
+        return list(torch.split(self._groups.all_gather(ranks, value.contiguous()), numels))
+
+    def all_reduce(self, axis: str, value: Tensor) -> Tensor:
+        """Sum over the peers, as a new tensor; every peer gets the same bits."""
+        ranks = self._ranks[axis]
+        total = value.clone(memory_format=torch.contiguous_format)
+        if len(ranks) > 1:
+            self._groups.all_reduce_(ranks, torch.view_as_real(total) if total.is_complex() else total)
+        return total

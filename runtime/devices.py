@@ -1,0 +1,61 @@
+"""Which device each rank runs on."""
+
+from __future__ import annotations
+
+import sys
+from functools import lru_cache
+
+import torch
+
+import fastvideo_ir as ir
+
+
+def resolve_device(device: str | torch.device | None, num_gpus: int) -> torch.device:
+    """The device of rank 0; rank r runs on :func:`rank_device` of it.
+
+    ``None`` is CUDA where there is a GPU, otherwise the CPU, which is said once on stderr. On the CPU ``num_gpus``
+    counts processes.
+
+    Raises:
+        InvalidArgumentError: ``num_gpus`` is below one or more than this machine has, or the device cannot be used.
+    """
+    if isinstance(num_gpus, bool) or not isinstance(num_gpus, int) or num_gpus < 1:
+        raise ir.errors.InvalidArgumentError(f"num_gpus must be an integer of at least 1, got {num_gpus!r}")
+    if device is None:
+        if torch.cuda.is_available():
+            device = torch.device("cuda", 0)
+        else:
+            _say_cpu_is_used()
+            device = torch.device("cpu")
+    try:
+        resolved = torch.device(device)
+    except RuntimeError as error:
+        raise ir.errors.InvalidArgumentError(f"{device!r} is not a device; expected e.g. 'cuda' or 'cpu'") from error
+    if resolved.type == "cpu":
+        return torch.device("cpu")
+    if resolved.type != "cuda":
+        raise ir.errors.InvalidArgumentError(f"device must be a CUDA device or the CPU, got {resolved}")
+    if not torch.cuda.is_available():
+        raise ir.errors.InvalidArgumentError(f"device {resolved} was asked for, but torch sees no CUDA device")
+    first = resolved.index or 0
+    available = torch.cuda.device_count()
+    if first + num_gpus > available:
+        where = f" from cuda:{first} on" if first else ""
+        raise ir.errors.InvalidArgumentError(
+            f"num_gpus={num_gpus}{where} was asked for, but this machine has {available} CUDA device"
+            f"{'' if available == 1 else 's'}",
+            hint="pass a smaller num_gpus, or device='cpu' to run the ranks as processes on the CPU",
+        )
+    return torch.device("cuda", first)
+
+
+def rank_device(device: torch.device, rank: int) -> torch.device:
+    """The device of ``rank``, where rank 0 has ``device``: the CUDA devices are taken in order."""
+    if device.type != "cuda":
+        return device
+    return torch.device("cuda", (device.index or 0) + rank)
+
+
+@lru_cache(maxsize=1)
+def _say_cpu_is_used() -> None:
+    print("fastvideo: no CUDA device found, running on the CPU", file=sys.stderr)

@@ -1,0 +1,47 @@
+"""What every executor does."""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from collections.abc import Sequence
+from types import TracebackType
+from typing import Any, Self
+
+from torch import Tensor
+
+
+class Executor(ABC):
+    """One program, ready to run on its ranks. A context manager that closes itself."""
+
+    @abstractmethod
+    def run(self, inputs: Sequence[Tensor]) -> list[Any]:
+        """Run the program once.
+
+        Args:
+            inputs: flat and whole, on any device.
+
+        Returns:
+            The flat and whole outputs on the program's device; constants stand where the program returns such.
+
+        Raises:
+            InvalidArgumentError: an input is not what the program was made for.
+            WorkerError: a rank died, raised or hung.
+            FastVideoError: the executor is closed.
+        """
+
+    @property
+    @abstractmethod
+    def alive(self) -> bool:
+        """Whether :meth:`run` can work: not closed, and every rank is there."""
+
+    @abstractmethod
+    def close(self) -> None:
+        """Let go of the program and its weights. Idempotent."""
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self.close()

@@ -1,0 +1,53 @@
+"""What the executors without worker processes share: inputs, weights and a lock."""
+
+from __future__ import annotations
+
+import threading
+from abc import abstractmethod
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import torch
+from torch import Tensor
+
+import fastvideo_ir as ir
+
+from ..inputs import InputPack
+from ..weights import check_params
+from .base import Executor
+
+
+class InProcessExecutor(Executor):
+    """Runs a program in the calling thread, one call at a time.
+
+    Args:
+        program: what to run.
+        params: whole tensors by source.
+        device: where to run; params that lie elsewhere are copied there once.
+    """
+
+    def __init__(self, program: ir.Program, params: Mapping[str, Tensor], device: torch.device) -> None:
+        self._inputs = InputPack(program)
+        self._device = device
+        self._lock = threading.Lock()
+        self._closed = False
+        self._params = {source: tensor.to(device) for source, tensor in check_params(program, params).items()}
+
+    def run(self, inputs: Sequence[Tensor]) -> list[Any]:
+        with self._lock, torch.no_grad(), torch.autocast(self._device.type, enabled=False):
+            if self._closed:
+                raise ir.errors.FastVideoError("this executor is closed")
+            return self._run(self._inputs.place(inputs, self._device))
+
+    @abstractmethod
+    def _run(self, inputs: list[Tensor]) -> list[Any]:
+        """Run on inputs that are checked and on the device."""
+
+    @property
+    def alive(self) -> bool:
+        return not self._closed
+
+    def close(self) -> None:
+        with self._lock:
+            self._closed = True
+            self._params = {}

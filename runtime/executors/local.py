@@ -1,0 +1,26 @@
+"""One rank in the calling process."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+import torch
+from torch import Tensor
+
+import fastvideo_ir as ir
+
+from .in_process import InProcessExecutor
+
+
+class LocalExecutor(InProcessExecutor):
+    """Runs a program for a mesh of one rank; see :class:`InProcessExecutor`."""
+
+    def __init__(self, program: ir.Program, params: Mapping[str, Tensor], device: torch.device) -> None:
+        if program.mesh.num_ranks != 1:
+            raise ir.errors.InvalidArgumentError(f"the local executor has one rank, the program wants {program.mesh}")
+        super().__init__(program, params, device)
+        self._program = program
+
+    def _run(self, inputs: list[Tensor]) -> list[Any]:
+        return ir.interpreter.evaluate(self._program, self._params, inputs, self._device)

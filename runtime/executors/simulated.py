@@ -1,0 +1,38 @@
+"""All ranks in the calling process, in lockstep, with exact collectives: a plan for eight GPUs on a laptop."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+import torch
+from torch import Tensor
+
+import fastvideo_ir as ir
+
+from ...passes.localize import localize
+from .in_process import InProcessExecutor
+
+
+class SimulatedExecutor(InProcessExecutor):
+    """Runs every rank of the program's mesh on one device; see :class:`InProcessExecutor`."""
+
+    def __init__(self, program: ir.Program, params: Mapping[str, Tensor], device: torch.device) -> None:
+        super().__init__(program, params, device)
+        mesh = program.mesh
+        types = {program.params[node.name].source: ir.tensor_type(node) for node in program.param_nodes}
+        self._programs = [localize(program, rank) for rank in range(mesh.num_ranks)]
+        self._pieces = [
+            {
+                source: ir.local_slice(tensor, types[source], mesh, mesh.coordinates(rank))
+                for source, tensor in self._params.items()
+            }
+            for rank in range(mesh.num_ranks)
+        ]
+
+    def _run(self, inputs: list[Tensor]) -> list[Any]:
+        return ir.interpreter.run_lockstep(self._programs, self._pieces, inputs, self._device)[0]
+
+    def close(self) -> None:
+        super().close()
+        self._pieces = []

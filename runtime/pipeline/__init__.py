@@ -1,0 +1,9 @@
+"""The stages that make a video out of compiled programs, and the file it ends up in."""
+
+from __future__ import annotations
+
+from .composed import ComposedPipeline
+from .stage import Stage, StageContext
+from .state import GenerationRequest, GenerationState
+
+__all__ = ["ComposedPipeline", "GenerationRequest", "GenerationState", "Stage", "StageContext"]

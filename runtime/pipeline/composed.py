@@ -1,0 +1,69 @@
+"""A pipeline: stages in order over one state."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+import torch
+
+import fastvideo_ir as ir
+
+from ...frontends.loading import Component, PipelineFolder
+from .progress import NO_PROGRESS, Progress
+from .registry import STAGES
+from .stage import Stage, StageContext
+from .state import GenerationRequest, GenerationState
+
+
+class ComposedPipeline:
+    """Runs the stages that the family names, single-process, in the caller.
+
+    Args:
+        pipeline: family and configs.
+        components: loaded components by role. A module may be replaced by any callable with its signature.
+        device: where the caller's tensors live; modules that are no compiled programs must be there.
+
+    Raises:
+        UnknownNameError: the family names a stage that does not exist.
+    """
+
+    def __init__(self, pipeline: PipelineFolder, components: Mapping[str, Component], device: torch.device) -> None:
+        self.context = StageContext(pipeline, components, device)
+        self.stages: dict[str, Stage] = {}
+        for name in pipeline.family.stages:
+            if name not in STAGES:
+                raise ir.errors.UnknownNameError("stage", name, STAGES)
+            self.add_stage(name, STAGES[name]())
+
+    def add_stage(self, name: str, stage: Stage, *, before: str | None = None) -> None:
+        """Add a stage under a new name, before the one named or at the end.
+
+        Raises:
+            InvalidArgumentError: there is a stage of this name.
+            UnknownNameError: there is no stage ``before``.
+        """
+        if name in self.stages:
+            raise ir.errors.InvalidArgumentError(
+                f"there is a stage {name!r} already", hint="give the new stage another name"
+            )
+        if before is not None and before not in self.stages:
+            raise ir.errors.UnknownNameError("stage", before, self.stages)
+        stage.bind(self.context)
+        names = list(self.stages)
+        at = len(names) if before is None else names.index(before)
+        order = [*names[:at], name, *names[at:]]
+        self.stages = {key: stage if key == name else self.stages[key] for key in order}
+
+    def run(self, request: GenerationRequest, progress: Progress = NO_PROGRESS) -> GenerationState:
+        """Run all stages; the state that comes back holds the latents, the frames and the times.
+
+        Raises:
+            InvalidArgumentError: the request is one the models cannot serve.
+            FastVideoError: a stage failed, or made something that cannot be right.
+        """
+        state = GenerationState(request, progress)
+        # no_grad and not inference_mode: compiled programs look at version counters, which the latter drops.
+        with torch.no_grad():
+            for name, stage in self.stages.items():
+                stage(name, state)
+        return state

@@ -1,0 +1,36 @@
+"""A prompt that is kept in a text file."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+
+import fastvideo_ir as ir
+
+
+def read_prompt(prompt_path: str | os.PathLike[str]) -> str:
+    """The one prompt of a UTF-8 text file: one line that is not blank.
+
+    Raises:
+        InvalidArgumentError: the file cannot be read, is empty, or holds more than one prompt.
+    """
+    path = Path(prompt_path).expanduser()
+    try:
+        text = path.read_text(encoding="utf-8-sig")
+    except FileNotFoundError as error:
+        raise ir.errors.InvalidArgumentError(
+            f"the prompt file '{path}' does not exist", hint="check the path"
+        ) from error
+    except (OSError, UnicodeDecodeError) as error:
+        raise ir.errors.InvalidArgumentError(
+            f"the prompt file '{path}' cannot be read as UTF-8 text: {error}", hint="check the file"
+        ) from error
+    prompts = [line.strip() for line in text.splitlines() if line.strip()]
+    if not prompts:
+        raise ir.errors.InvalidArgumentError(f"the prompt file '{path}' is empty", hint="write the prompt on one line")
+    if len(prompts) > 1:
+        raise ir.errors.InvalidArgumentError(
+            f"the prompt file '{path}' holds {len(prompts)} prompts, one line each; one is expected",
+            hint="write the prompt on one line",
+        )
+    return prompts[0]

@@ -1,0 +1,93 @@
+"""Is this request one that the pipeline can serve? Told from configs, before anything heavy."""
+
+from __future__ import annotations
+
+import math
+from typing import Any
+
+import fastvideo_ir as ir
+
+from ...frontends.loading import PipelineFolder
+from .geometry import LatentGeometry
+from .stage import Stage
+from .state import GenerationRequest, GenerationState
+
+_MAX_GUIDANCE = 100.0
+_MAX_FPS = 240.0
+_MAX_SEED = 2**63 - 1
+_SAY = "say in words what the video shows"
+
+
+class ValidateStage(Stage):
+    """Refuses a request that the models cannot serve as it is; nothing is rounded silently."""
+
+    def run(self, state: GenerationState) -> None:
+        validate_request(state.request, self.context.pipeline)
+
+
+def validate_request(request: GenerationRequest, pipeline: PipelineFolder) -> None:
+    """Check a request against the configs of a pipeline.
+
+    Raises:
+        InvalidArgumentError: names the field, what is wrong with it, and the nearest values that work.
+    """
+    geometry = LatentGeometry.of(pipeline)
+    if not isinstance(request.prompt, str):
+        raise ir.errors.InvalidArgumentError(f"the prompt must be one text, got {request.prompt!r}", hint=_SAY)
+    if not request.prompt.strip():
+        raise ir.errors.InvalidArgumentError("the prompt is empty", hint=_SAY)
+    if not isinstance(request.negative_prompt, str):
+        raise ir.errors.InvalidArgumentError(
+            f"negative_prompt must be text, got {request.negative_prompt!r}", hint='"" means none'
+        )
+    _check_size("height", request.height, geometry.height_multiple)
+    _check_size("width", request.width, geometry.width_multiple)
+    _check_frames(request.num_frames, geometry)
+    _check_integer(
+        "num_inference_steps", request.num_inference_steps, 1, pipeline.config_value(pipeline.family.train_timesteps)
+    )
+    _check_integer("seed", request.seed, 0, _MAX_SEED)
+    _check_integer(
+        "max_sequence_length", request.max_sequence_length, 1, pipeline.family.defaults["max_sequence_length"]
+    )
+    _check_number("guidance_scale", request.guidance_scale, 0.0, _MAX_GUIDANCE, "1 or less turns guidance off")
+    _check_number("fps", request.fps, 1.0, _MAX_FPS, "it is the frames per second of the file")
+
+
+def _check_size(name: str, value: Any, multiple: int) -> None:
+    _check_integer(name, value, 1, None)
+    if value % multiple:
+        below, above = value // multiple * multiple, (value // multiple + 1) * multiple
+        near = f"{below} or {above}" if below else str(above)
+        raise ir.errors.InvalidArgumentError(
+            f"{name} must be a multiple of {multiple} pixels for this VAE and transformer, got {value}",
+            hint=f"the nearest values are {near}" if below else f"the nearest value is {near}",
+        )
+
+
+def _check_frames(value: Any, geometry: LatentGeometry) -> None:
+    _check_integer("num_frames", value, 1, None)
+    if geometry.takes_frames(value):
+        return
+    period = geometry.temporal_factor * geometry.patch_size[0]
+    near = [n for n in range(max(1, value - period), value + period + 1) if geometry.takes_frames(n)]
+    values = " or ".join(str(n) for n in near)
+    raise ir.errors.InvalidArgumentError(
+        f"num_frames must be 1 more than a multiple of {geometry.temporal_factor} for this VAE, got {value}",
+        hint=f"the nearest values are {values}",
+    )
+
+
+def _check_integer(name: str, value: Any, low: int, high: int | None) -> None:
+    wanted = f"an integer of at least {low}" if high is None else f"an integer from {low} to {high}"
+    is_integer = isinstance(value, int) and not isinstance(value, bool)
+    if not is_integer or value < low or (high is not None and value > high):
+        raise ir.errors.InvalidArgumentError(f"{name} must be {wanted}, got {value!r}")
+
+
+def _check_number(name: str, value: Any, low: float, high: float, hint: str) -> None:
+    is_number = isinstance(value, int | float) and not isinstance(value, bool) and math.isfinite(value)
+    if not is_number or not low <= value <= high:
+        raise ir.errors.InvalidArgumentError(
+            f"{name} must be a number from {low:g} to {high:g}, got {value!r}", hint=hint
+        )

@@ -1,0 +1,55 @@
+"""Ops that pick elements by index tensors, and ops that make tensors of one number."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+
+from fastvideo_ir import DEVICE
+
+from .case import Draw, call, case, exact
+
+ONE = [(0,)]
+
+
+def _index(d: Draw, limit: str | int, *dims: str | int) -> Tensor:
+    return d.ints(*dims, low=0, high=d.shape(limit)[0])
+
+
+CASES = [
+    exact("embedding.default", lambda d: call(d.real("vc"), _index(d, "v", "bs")), "012", partial=ONE),
+    exact("embedding.default", lambda d: call(d.real("vc"), _index(d, "v", "")), "0", partial=ONE),
+    exact("index.Tensor", lambda d: call(d.real("bsc"), [None, _index(d, "s", "t")]), "012", partial=ONE),
+    exact("index.Tensor", lambda d: call(d.real("bsc"), [_index(d, "b", "tu")]), "0123", partial=ONE),
+    exact(
+        "index.Tensor", lambda d: call(d.real("bsc"), [_index(d, "b", "t1"), _index(d, "s", "u")]), "012", partial=ONE
+    ),
+    exact("index.Tensor", lambda d: call(d.real("bsc"), [_index(d, "b", "t"), None, _index(d, "c", "t")]), "01"),
+    exact("index.Tensor", lambda d: call(d.real("bsc"), [None, _index(d, "s", ""), _index(d, "c", "t")]), "01"),
+    exact("index_select.default", lambda d: call(d.real("bsc"), 1, _index(d, "s", "t")), "012", partial=ONE),
+    exact("gather.default", lambda d: call(d.real("bsc"), 1, _index(d, "s", "btc")), "012", partial=ONE),
+    exact("gather.default", lambda d: call(d.real("b", 5), 0, _index(d, "b", "t", 3)), "0", partial=ONE),
+    exact("take_along_dim.default", lambda d: call(d.real("bsc"), _index(d, "s", "b1c"), 1), "02", partial=ONE),
+    exact("scatter.src", lambda d: call(d.real("b", 8, "c"), 1, _permuted(d), d.real("b", 8, "c")), "02"),
+    exact("scatter.value", lambda d: call(d.real("bsc"), 1, _index(d, "s", "btc"), 2.0), "02"),
+    exact("scatter.value", lambda d: call(d.real("b", 5), 0, _index(d, "b", "t", 3), 2.0)),
+    case("scatter_add.default", lambda d: call(d.real("bsc"), 1, _index(d, "s", "btc"), d.real("btc")), "02"),
+    case("scatter_reduce.two", lambda d: call(d.real("bsc"), 1, _index(d, "s", "btc"), d.real("btc"), "amax"), "02"),
+    exact("meshgrid.default", lambda d: call([d.real("s"), d.real("t")]), "01"),
+    exact("meshgrid.indexing", lambda d: call([d.real("s"), d.real("t"), d.real("u")], indexing="ij"), "012"),
+    exact("meshgrid.indexing", lambda d: call([d.real("s"), d.real("t"), d.real("u")], indexing="xy"), "012"),
+    exact("zeros.default", lambda d: call(d.shape("bs"), dtype=torch.float64, device=DEVICE), "01"),
+    exact("ones.default", lambda d: call(d.shape("bs"), dtype=torch.float64, device=DEVICE), "01"),
+    exact("full.default", lambda d: call(d.shape("bs"), 2.0, dtype=torch.float64, device=DEVICE), "01"),
+    exact("new_zeros.default", lambda d: call(d.real("c"), d.shape("bs")), "01"),
+    exact("new_ones.default", lambda d: call(d.real("c"), d.shape("bs")), "01"),
+    case("empty.memory_format", lambda d: call(d.shape("bs"), device=DEVICE), "01", tolerance=None),
+    case("new_empty.default", lambda d: call(d.real("c"), d.shape("bs")), "01", tolerance=None),
+    exact("new_full.default", lambda d: call(d.real("c"), d.shape("bs"), 2.0), "01"),
+    exact("one_hot.default", lambda d: call(_index(d, "v", "bs"), d.size("v")), "01"),
+]
+
+
+def _permuted(d: Draw) -> Tensor:
+    """Every element is written once: the order of writes to one place is open."""
+    return d.real("b", 8, "c").argsort(1)

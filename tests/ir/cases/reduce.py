@@ -1,0 +1,54 @@
+"""Reductions, softmax, scans, sorts and norms."""
+
+from __future__ import annotations
+
+from .case import call, case, exact
+
+_REDUCTIONS = (
+    "amax.default amin.default argmax.default argmin.default all.dim any.dim count_nonzero.default prod.dim_int"
+)
+_PAIRS = "max.dim min.dim median.dim"
+_SPREADS = "var.dim std.dim var.correction std.correction var_mean.correction"
+_WHOLE = "max.default min.default all.default any.default prod.default argmax.default amax.default"
+
+CASES = [
+    case("sum.default", lambda d: call(d.real("bsc")), sums=[(0, 0), (0, 1), (0, 2)], partial=[(0,)]),
+    case("sum.dim_IntList", lambda d: call(d.real("bsc"), [1]), "01", sums=[(0, 1)], partial=[(0,)]),
+    case("sum.dim_IntList", lambda d: call(d.real("bsc"), [-1, 0], True), "1", sums=[(0, 0), (0, 2)]),
+    case("sum.dim_IntList", lambda d: call(d.real("bsc"), []), sums=[(0, 0)]),
+    case("sum.dim_IntList", lambda d: call(d.bools("bsc"), [1]), "01", sums=[(0, 1)]),
+    case("mean.default", lambda d: call(d.real("bsc")), partial=[(0,)]),
+    case("mean.dim", lambda d: call(d.real("bsc"), [1]), "01", partial=[(0,)]),
+    case("mean.dim", lambda d: call(d.real("bsc"), [-2, -1], True), "0", partial=[(0,)]),
+    *(exact(name, lambda d: call(d.ints("bsc"), 1), "01") for name in _REDUCTIONS.split()),
+    *(exact(name, lambda d: call(d.real("bsc"), -1), "01") for name in _PAIRS.split()),
+    *(exact(name, lambda d: call(d.ints("bsc"))) for name in _WHOLE.split()),
+    *(case(name, lambda d: call(d.real("bsc"), [1]), "01") for name in _SPREADS.split()),
+    case("var_mean.correction", lambda d: call(d.real("bsc"), [2], correction=0, keepdim=True), "01"),
+    case("norm.ScalarOpt_dim", lambda d: call(d.real("bsc"), 2, [-1], True), "01"),
+    case("linalg_vector_norm.default", lambda d: call(d.real("bsc"), 2, [-1], True), "01"),
+    case("linalg_vector_norm.default", lambda d: call(d.real("bsc"))),
+    case("logsumexp.default", lambda d: call(d.real("bsc"), [1]), "01"),
+    *(case(name, lambda d: call(d.real("bsc"), -1), "01") for name in ("softmax.int", "log_softmax.int")),
+    *(case(name, lambda d: call(d.real("bsc"), 1), "02") for name in ("softmax.int", "log_softmax.int")),
+    *(
+        case(name, lambda d: call(d.real("bsc"), 1, False), "02")
+        for name in ("_softmax.default", "_log_softmax.default")
+    ),
+    case("cumsum.default", lambda d: call(d.real("bsc"), 1), "02", partial=[(0,)]),
+    case("cumprod.default", lambda d: call(d.real("bsc"), 0), "12"),
+    exact("sort.default", lambda d: call(d.real("bsc"), 1), "02"),
+    exact("sort.stable", lambda d: call(d.real("bsc"), stable=True, dim=-1), "01"),
+    exact("argsort.default", lambda d: call(d.real("bsc"), 1, True), "02"),
+    exact("topk.default", lambda d: call(d.real("bsc"), 2, 1), "02"),
+    exact("topk.default", lambda d: call(d.real("bs4"), 2), "01"),
+    exact("tril.default", lambda d: call(d.real("bsc")), "0", partial=[(0,)]),
+    exact("triu.default", lambda d: call(d.real("bsc"), 1), "0", partial=[(0,)]),
+    case("layer_norm.default", lambda d: call(d.real("bsc"), d.shape("c"), d.real("c"), d.real("c")), "01"),
+    case("layer_norm.default", lambda d: call(d.real("bsc"), d.shape("c")), "01"),
+    case("layer_norm.default", lambda d: call(d.real("bsc"), d.shape("sc"), d.real("sc")), "0"),
+    case("rms_norm.default", lambda d: call(d.real("bshc"), d.shape("c"), d.real("c"), 1e-6), "012"),
+    case("rms_norm.default", lambda d: call(d.real("bsc"), d.shape("c")), "01"),
+    case("group_norm.default", lambda d: call(d.real("b", 6, "hw"), 3, d.real(6), d.real(6)), "0"),
+    case("group_norm.default", lambda d: call(d.real("b", 4, "s"), 2), "0"),
+]

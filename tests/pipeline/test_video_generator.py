@@ -1,0 +1,176 @@
+"""The generator whole: compiled, on one rank and on two."""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Iterator
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import pytest
+import torch
+
+import fastvideo_ir as ir
+from fastvideo.frontends import loading
+from fastvideo.runtime.pipeline import output_file
+from fastvideo.sampling_param import SamplingParam
+
+from .compiled import needs_compiler, run_python
+from .small_request import SMALL
+from .test_parity import distance, reference_latents
+from .test_video import decode, full_disk
+
+if TYPE_CHECKING:
+    from fastvideo import VideoGenerator
+
+pytestmark = needs_compiler
+
+Components = dict[str, loading.Component]
+
+
+def make(folder: Path, **options: Any) -> VideoGenerator:
+    from fastvideo.video_generator import VideoGenerator
+
+    return VideoGenerator.from_pretrained(folder, device="cpu", **options)
+
+
+@pytest.fixture(scope="module", params=[1, 2], ids=["1 rank", "2 ranks"])
+def ranks(request: pytest.FixtureRequest) -> int:
+    number: int = request.param
+    return number
+
+
+@pytest.fixture(scope="module")
+def generator(folder: Path, ranks: int) -> Iterator[VideoGenerator]:
+    with make(folder, num_gpus=ranks) as generator:
+        yield generator
+
+
+def generate(generator: VideoGenerator, **changes: Any) -> Any:
+    return generator.generate_video(**{**SMALL, "save_video": False, "return_latents": True, **changes})
+
+
+@pytest.mark.parametrize("changes", [{}, {"guidance_scale": 1.0}, {"negative_prompt": ""}], ids=repr)
+def test_latents_equal_those_of_diffusers(
+    generator: VideoGenerator, components: Components, changes: dict[str, Any]
+) -> None:
+    assert distance(generate(generator, **changes).latents, reference_latents(components, **changes)) < 1e-4
+
+
+def test_result(generator: VideoGenerator, tmp_path: Path) -> None:
+    params = SamplingParam(**{**SMALL, "fps": 12})
+    video = generator.generate_video("a cat", sampling_param=params, output_path=tmp_path, return_frames=True)
+    assert (video.prompt, video.seed, video.fps, video.save_error, video.latents) == ("a cat", 7, 12, None, None)
+    assert video.path == tmp_path / "a-cat.mp4" and video.frames is not None
+    frames, rate, _ = decode(video.path)
+    assert frames.shape == video.frames.shape == (9, 48, 80, 3) and rate == 12
+    assert list(video.seconds) == ["validate", "encode_text", "timesteps", "latents", "denoise", "decode"]
+    assert len(video.step_seconds) == 4
+
+
+def test_seed(generator: VideoGenerator) -> None:
+    drawn = generate(generator, seed=None, num_inference_steps=1)
+    again = generate(generator, seed=drawn.seed, num_inference_steps=1)
+    other = generate(generator, seed=drawn.seed + 1, num_inference_steps=1)
+    assert distance(again.latents, drawn.latents) < 1e-6 < 1e-2 < distance(other.latents, drawn.latents)
+
+
+def test_explain(generator: VideoGenerator) -> None:
+    generate(generator, num_inference_steps=1)
+    assert generator.explain().startswith("transformer\n")
+
+
+def test_full_disk_keeps_the_frames(folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(output_file.save_video, "__defaults__", (full_disk,))
+    with make(folder) as generator:
+        video = generate(generator, save_video=True, output_path=tmp_path, num_inference_steps=1)
+    assert video.path is None and video.frames is not None and video.frames.shape == (9, 48, 80, 3)
+    assert "No space left on device" in video.save_error
+
+
+def test_wrong_requests_reach_no_stage(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    with make(folder) as generator:
+        monkeypatch.setattr(generator._pipeline, "run", None)
+        for changes, message in (
+            ({"num_frames": 10}, "the nearest values are 9 or 13"),
+            ({"prompt": None}, "no prompt was given"),
+            ({"prompt_path": "/nothing.txt"}, "both a prompt and a prompt file"),
+            ({"prompt": None, "prompt_path": "/nothing.txt"}, "'/nothing.txt' does not exist"),
+            ({"num_frame": 9}, "did you mean 'num_frames'"),
+            ({"save_video": True, "output_path": "/proc/nothing"}, "cannot be written"),
+        ):
+            with pytest.raises(ir.errors.InvalidArgumentError, match=message):
+                generate(generator, **changes)
+
+
+def test_closed(folder: Path) -> None:
+    generator = make(folder)
+    generator.close()
+    generator.close()
+    with pytest.raises(ir.errors.InvalidArgumentError, match="this generator is closed"):
+        generate(generator)
+
+
+def test_wrong_arguments_load_nothing(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def load(*args: object) -> None:
+        raise AssertionError("weights were loaded")
+
+    monkeypatch.setattr(loading.PipelineFolder, "load", load)
+    for options, message in (
+        ({"num_gpu": 2}, "unknown argument of from_pretrained 'num_gpu'.*did you mean 'num_gpus'"),
+        ({"num_gpus": 0}, "num_gpus must be an integer of at least 1"),
+        ({"dtype": "float17"}, "unknown dtype 'float17'"),
+        ({"dtype": {"vea": "float32"}}, "did you mean 'vae'"),
+        ({"dtype": "float32", "torch_dtype": "float32"}, "both dtype and torch_dtype"),
+        ({"flow_shift": 0}, "flow_shift must be a positive number"),
+    ):
+        with pytest.raises(ir.errors.InvalidArgumentError, match=message):
+            make(folder, **options)
+
+
+def test_more_gpus_than_there_are_load_nothing(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    from fastvideo.video_generator import VideoGenerator
+
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+    monkeypatch.setattr(torch.cuda, "device_count", lambda: 1)
+    monkeypatch.setattr(loading, "open_pipeline", None)
+    with pytest.raises(ir.errors.InvalidArgumentError, match="num_gpus=9 was asked for, but this machine has 1 CUDA"):
+        VideoGenerator.from_pretrained(folder, num_gpus=9)
+
+
+def test_dtypes_and_flow_shift(folder: Path) -> None:
+    dtype = {"transformer": torch.bfloat16, "vae": "float64"}
+    with make(folder, torch_dtype=dtype, flow_shift=16) as generator:
+        parts = generator._pipeline.context.components
+        assert parts["transformer"].dtype == torch.bfloat16 and parts["vae"].dtype == torch.float64
+        assert parts["text_encoder"].dtype == torch.float32
+        assert parts["scheduler"].value.config.flow_shift == 16.0
+
+
+def test_several_threads(generator: VideoGenerator) -> None:
+    alone = {seed: generate(generator, seed=seed).latents for seed in (1, 2, 3)}
+    found: dict[int, torch.Tensor] = {}
+
+    def work(seed: int) -> None:
+        found[seed] = generate(generator, seed=seed).latents
+
+    threads = [threading.Thread(target=work, args=(seed,)) for seed in alone]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert all(torch.equal(found[seed], alone[seed]) for seed in alone)
+
+
+def test_script_on_stdin_without_a_main_guard(folder: Path, tmp_path: Path) -> None:
+    script = f"""
+from fastvideo import SamplingParam, VideoGenerator
+generator = VideoGenerator.from_pretrained({str(folder)!r}, num_gpus=2, device="cpu")
+params = SamplingParam({str(folder)!r}, num_inference_steps=2, guidance_scale=7.5, width=80, height=48)
+video = generator.generate_video("detailed landscape with mountains and a lake", sampling_param=params, num_frames=5)
+print(video.path)
+"""
+    done = run_python(["-"], tmp_path, script)
+    assert done.returncode == 0, done.stderr
+    assert done.stdout == "outputs/detailed-landscape-with-mountains-and-a-lake.mp4\n"
+    assert decode(tmp_path / done.stdout.strip())[0].shape == (5, 48, 80, 3)

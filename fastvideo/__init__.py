@@ -1,0 +1,76 @@
+"""fastvideo: plain PyTorch diffusion transformers, compiled onto several GPUs.
+
+>>> compiled = fastvideo.compile(model, num_gpus=4)
+>>> video = fastvideo.VideoGenerator.from_pretrained(path, num_gpus=4).generate_video("a cat on a surfboard")
+"""
+
+from __future__ import annotations
+
+from importlib import import_module
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from fastvideo_ir import Pass, Program, Rewriter, Stage
+    from fastvideo_ir.errors import FastVideoError
+
+    from .backends.attention import AttentionBackend, AttentionSite, No, Yes
+    from .compiler import CompiledModel, Parallel, compile
+    from .extension import register_attention_backend, register_op, register_pass
+    from .sampling_param import SamplingParam
+    from .video_generator import VideoGenerator, VideoResult
+
+_HOMES = {
+    "AttentionBackend": ".backends.attention",
+    "AttentionSite": ".backends.attention",
+    "CompiledModel": ".compiler",
+    "FastVideoError": "fastvideo_ir.errors",
+    "No": ".backends.attention",
+    "Parallel": ".compiler",
+    "Pass": "fastvideo_ir",
+    "Program": "fastvideo_ir",
+    "Rewriter": "fastvideo_ir",
+    "SamplingParam": ".sampling_param",
+    "Stage": "fastvideo_ir",
+    "VideoGenerator": ".video_generator",
+    "VideoResult": ".video_generator",
+    "Yes": ".backends.attention",
+    "compile": ".compiler",
+    "register_attention_backend": ".extension",
+    "register_op": ".extension",
+    "register_pass": ".extension",
+}
+"""Public names and where they live; loaded when first used, so that the command line answers at once."""
+
+__version__ = "0.1.0"
+__all__ = [
+    "AttentionBackend",
+    "AttentionSite",
+    "CompiledModel",
+    "FastVideoError",
+    "No",
+    "Parallel",
+    "Pass",
+    "Program",
+    "Rewriter",
+    "SamplingParam",
+    "Stage",
+    "VideoGenerator",
+    "VideoResult",
+    "Yes",
+    "compile",
+    "register_attention_backend",
+    "register_op",
+    "register_pass",
+]
+
+
+def __getattr__(name: str) -> Any:
+    if name not in _HOMES:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    value = getattr(import_module(_HOMES[name], __name__), name)
+    globals()[name] = value
+    return value
+
+
+def __dir__() -> list[str]:
+    return sorted([*globals(), *__all__])

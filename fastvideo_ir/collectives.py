@@ -71,6 +71,14 @@ class Move:
         """Elements that this rank receives from each peer."""
         return [math.prod(self.chunk_shape(self.peer(index), self.at)) for index in self.peers]
 
+    def numel_sent(self) -> float:
+        """Elements that leave this rank; a reduction of whole values counts as reduce-scatter and all-gather."""
+        parts = len(self.peers)
+        if self.gathered_dim is None and self.scattered_dim is None:
+            return 2 * (parts - 1) / parts * math.prod(self.source.local_shape(self.mesh, self.at))
+        others = [index for index in self.peers if index != self.at[self.axis]]
+        return float(sum(math.prod(self.chunk_shape(self.at, self.peer(index))) for index in others))
+
     def send_chunks(self, value: Tensor) -> list[Tensor]:
         """What this rank sends to each peer, flat."""
         return [self._take(value, self.peer(index)).reshape(-1) for index in self.peers]

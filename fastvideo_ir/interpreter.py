@@ -236,7 +236,7 @@ def communicate(
     if op is dialect.all_reduce:
         flat = _joined([operand.reshape(-1) for operand in operands])
         (total,) = yield AllReduce(axis, flat)
-        parts = total.split([operand.numel() for operand in operands])
+        parts = torch.split(total, [operand.numel() for operand in operands])
         return tuple(part.view(operand.shape) for part, operand in zip(parts, operands, strict=True))
     numels = [move.receive_numels() for move in moves]
     per_peer = [sum(column) for column in zip(*numels, strict=True)]
@@ -246,7 +246,7 @@ def communicate(
         rows = [move.send_chunks(operand) for move, operand in zip(moves, operands, strict=True)]
         send = [_joined(column) for column in zip(*rows, strict=True)]
         received = yield Exchange(axis, send, per_peer)
-    split = [buffer.split([row[peer] for row in numels]) for peer, buffer in enumerate(received)]
+    split = [torch.split(buffer, [row[peer] for row in numels]) for peer, buffer in enumerate(received)]
     return tuple(move.assemble([chunks[number] for chunks in split]) for number, move in enumerate(moves))
 
 

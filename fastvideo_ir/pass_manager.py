@@ -23,12 +23,14 @@ class Pass:
         name: as written in pipelines, e.g. ``pack-collectives``.
         needs: the earliest stage it works at.
         reaches: the stage the program has afterwards; None where it stays.
+        joins: where a pipeline written as text puts it: at the end of this stage.
         preserves_numerics: False for an opt-in pass that changes results beyond rounding.
     """
 
     name: ClassVar[str]
     needs: ClassVar[Stage] = Stage.CAPTURED
     reaches: ClassVar[Stage | None] = None
+    joins: ClassVar[Stage] = Stage.CANONICAL
     preserves_numerics: ClassVar[bool] = True
 
     def __init_subclass__(cls, **kwargs: Any) -> None:

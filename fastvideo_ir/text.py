@@ -15,7 +15,6 @@ from __future__ import annotations
 
 import json
 import math
-import operator
 import re
 from collections.abc import Iterable
 from typing import Any
@@ -24,7 +23,7 @@ import torch
 from torch import fx
 
 from . import dialect  # noqa: F401  (registers the fv ops that a text may name)
-from .errors import ParseError
+from .errors import FastVideoError, ParseError
 from .mesh import Mesh
 from .ops.registry import registry, target_name
 from .program import DEVICE, Location, NodeInfo, Param, ParamKind, Program, Provenance, Stage, info, set_info
@@ -124,13 +123,18 @@ def parse_program(text: str) -> Program:
         raise ParseError("an empty text is no program")
     program = _parse_head(*lines[0])
     values: dict[str, fx.Node] = {}
-    for number, line in lines[1:]:
-        if line == "}":
-            return program
+    for position, (number, line) in enumerate(lines[1:], 2):
         try:
-            _parse_line(line, program, values)
-        except ParseError as error:
-            raise ParseError(f"line {number}: {error.message}\n  {line}") from error
+            if line != "}":
+                _parse_line(line, program, values)
+                continue
+            if not program.graph.find_nodes(op="output"):
+                raise ParseError("the program returns nothing; expected 'return (...)' before it")
+            if position < len(lines):
+                raise ParseError(f"unexpected text after the program: {lines[position][1]!r}")
+            return program
+        except (FastVideoError, ValueError) as error:
+            raise ParseError(f"line {number}: {getattr(error, 'message', error)}\n  {line}") from error
     raise ParseError("the program is not closed; expected '}'")
 
 
@@ -138,8 +142,10 @@ def _parse_head(number: int, line: str) -> Program:
     match = re.fullmatch(r"program stage=(\w+)(?: mesh=\((.*?)\))?(?: rank=(\d+))? \{", line)
     if not match or match[1].upper() not in Stage.__members__:
         raise ParseError(f"line {number}: expected 'program stage=... mesh=(axis=size) {{', got {line!r}")
-    axes = [part.split("=") for part in (match[2] or "").split(",") if part.strip()]
-    mesh = Mesh(tuple((name.strip(), int(size)) for name, size in axes))
+    axes = [re.fullmatch(r"\s*(\w+)=(\d+)\s*", part) for part in (match[2] or "").split(",") if part.strip()]
+    if None in axes:
+        raise ParseError(f"line {number}: {match[2]!r} is no mesh; expected e.g. mesh=(cfg=2, sp=4)")
+    mesh = Mesh(tuple((axis[1], int(axis[2])) for axis in axes if axis))
     return Program(fx.Graph(), mesh=mesh, stage=Stage[match[1].upper()], rank=int(match[3]) if match[3] else None)
 
 
@@ -148,7 +154,9 @@ _NODE = re.compile(r"%(\w+) : (.+?) = (input\b|param\b|[\w.<>]+(?=\())(.*)")
 
 def _parse_line(line: str, program: Program, values: dict[str, fx.Node]) -> None:
     if line.startswith("return "):
-        results, _ = _Reader(line[len("return ") :], values).value()
+        results, rest = _Reader(line[len("return ") :], values).value()
+        if not isinstance(results, tuple) or rest:
+            raise ParseError("expected 'return (value, ...)'")
         program.graph.output(results)
         return
     match = _NODE.fullmatch(line)
@@ -211,14 +219,11 @@ def _target(name: str) -> Any:
     op = registry.named(name)
     if op is not None:
         return op.target
-    if name == "getitem":
-        return operator.getitem
-    parts = name.split(".")
     target: Any = torch.ops
-    for part in parts:
+    for part in name.split("."):
         target = getattr(target, part, None)
-        if target is None:
-            raise ParseError(f"unknown op {name!r}")
+    if not isinstance(target, torch._ops.OpOverload):
+        raise ParseError(f"unknown op {name!r}; expected namespace.name.overload, e.g. aten.linear.default")
     return target
 
 
@@ -237,7 +242,7 @@ class _Reader:
     def _peek(self) -> str:
         match = self._TOKEN.match(self._text, self._at)
         if not match:
-            raise ParseError(f"cannot read {self._text[self._at :]!r}")
+            raise ParseError(f"expected a value or a bracket at {self._text[self._at :]!r}")
         return match[1]
 
     def _next(self, expected: Iterable[str] = ()) -> str:
@@ -246,6 +251,10 @@ class _Reader:
             raise ParseError(f"expected {' or '.join(expected) or 'a value'} at {self._text[self._at :]!r}")
         self._at = match.end()
         return match[1]
+
+    def _separator(self, closing: str) -> None:
+        if self._peek() != closing:
+            self._next((",",))
 
     def arguments(self) -> tuple[tuple[Any, ...], dict[str, Any], str]:
         """``(value, key=value)``; returns args, kwargs and the rest of the text."""
@@ -259,8 +268,7 @@ class _Reader:
                 kwargs[key[1]], _ = self.value()
             else:
                 args.append(self.value()[0])
-            if self._peek() == ",":
-                self._next()
+            self._separator(")")
         self._next(")")
         return tuple(args), kwargs, self._text[self._at :]
 
@@ -272,8 +280,7 @@ class _Reader:
             closing = ")" if token == "(" else "]"
             while self._peek() != closing:
                 items.append(self.value()[0])
-                if self._peek() == ",":
-                    self._next()
+                self._separator(closing)
             self._next(closing)
             result = tuple(items) if token == "(" else items
         elif token.startswith("%"):

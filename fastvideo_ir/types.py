@@ -26,7 +26,11 @@ DTYPE_NAMES: dict[torch.dtype, str] = {
     torch.int16: "i16",
     torch.int8: "i8",
     torch.uint8: "u8",
+    torch.uint16: "u16",
+    torch.uint32: "u32",
+    torch.uint64: "u64",
     torch.bool: "bool",
+    torch.complex32: "c32",
     torch.complex64: "c64",
     torch.complex128: "c128",
 }
@@ -232,7 +236,7 @@ def parse_type(text: str) -> ValueType:
         layout = Layout.parse(layout_text)
         shape.append(layout.size)
         dims.append(DimSharding(tuple(axes.split(".")), layout) if axes else None)
-    partial = tuple(match[3].split(",")) if match[3] else ()
+    partial = tuple(sorted(match[3].split(","))) if match[3] else ()
     return TensorType(DTYPES_BY_NAME[match[1]], tuple(shape), tuple(dims), partial)
 
 

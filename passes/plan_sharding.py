@@ -4,9 +4,10 @@ The plan comes from the ops' factor rules and the cost model alone. Sequence par
 attention, column and row splits, gathered keys and values: whichever of them a model gets is what the search found
 cheapest there. Axes are planned one after the other, each on top of the settled ones.
 
-On a *pinned* axis work must be divided wherever a rule allows, however small the tensors are: the ops that do all but
-:attr:`PlanSharding.replicated` of the FLOPs may not run replicated, nor cut so unevenly that the busiest rank holds
-the others up. Communication is then the least that this takes, so that a tiny model gets the plan of its large sister.
+On a *pinned* axis work must be divided wherever a rule allows, however small the tensors are: heavy ops may not run
+replicated, nor cut so unevenly that the busiest rank holds the others up. What counts as heavy is lowered until all but
+:attr:`PlanSharding.replicated` of the FLOPs are divided. Communication is then the least that this takes, so that a
+tiny model gets the plan of its large sister.
 """
 
 from __future__ import annotations
@@ -26,6 +27,8 @@ from .planner.cost import CostModel, Hardware, Work
 from .planner.policy import POLICIES, AxisPolicy
 from .planner.search import Plan, Search, tensor_of
 
+FIRST_THRESHOLD = 8
+"""Ops with at least this fraction (one over it) of the largest op's FLOPs are always divided."""
 LATENCY_SHARE = 0.05
 NEGLIGIBLE = 1e-3
 UNEVEN = 1.15
@@ -49,18 +52,33 @@ class PlanSharding(ir.Pass):
     hardware: Hardware = Hardware()
 
     def run(self, program: ir.Program) -> None:
-        rewriter = ir.Rewriter(program, self.name)
-        settled: frozenset[str] = frozenset()
-        for axis, size in program.mesh.axes:
-            if size > 1:
-                _apply(rewriter, axis, plan_axis(program, axis, settled, self).strategies)
-            settled |= {axis}
+        plan_program(program, self)
+
+
+def plan_program(program: ir.Program, options: PlanSharding) -> float:
+    """Plan every axis of the mesh, in place; the modelled seconds of one run.
+
+    Raises:
+        ShardingError: a pinned axis divides nothing.
+    """
+    rewriter = ir.Rewriter(program, PlanSharding.name)
+    settled: frozenset[str] = frozenset()
+    seconds = 0.0
+    for axis, size in program.mesh.axes:
+        if size > 1:
+            plan = plan_axis(program, axis, settled, options)
+            seconds = plan.seconds
+            _apply(rewriter, axis, plan.strategies)
+        settled |= {axis}
+    return seconds
 
 
 def plan_axis(program: ir.Program, axis: str, settled: frozenset[str], options: PlanSharding) -> Plan:
     """The cheapest strategies of all calls along ``axis``."""
     policy = POLICIES.get(axis, AxisPolicy())
     rules = rules_of(program)
+    if policy.batch_only:
+        _check_batch(program, axis)
     candidates = Candidates(program, policy, rules)
     hardware = _at_scale(program, options.hardware) if options.pinned else options.hardware
     model = CostModel(hardware, program.mesh, axis, settled)
@@ -72,31 +90,66 @@ def plan_axis(program: ir.Program, axis: str, settled: frozenset[str], options: 
         found = rule.strategies(candidates.around(node)) if rule else []
         found = _allowed(program, node, found, policy, works[node])
         strategies[node] = [replicated(len(tensor_operands(node)), result_types(node)), *found]
-    if options.pinned:
-        _force_division(strategies, works, model.parts, options.replicated)
-    total = sum(work.seconds for work in works.values())
-    return Search(program, model, strategies, works, NEGLIGIBLE * total).run()
+    negligible = NEGLIGIBLE * sum(work.seconds for work in works.values())
+    if not options.pinned:
+        return Search(program, model, strategies, works, negligible).run()
+    threshold = max(work.flops for work in works.values()) / FIRST_THRESHOLD
+    while True:
+        forced = _force_division(strategies, works, model.parts, threshold)
+        plan = Search(program, model, forced, works, negligible).run()
+        if replicated_work(plan, strategies, works, model.parts) <= options.replicated or threshold < 1:
+            _refuse_idle(plan, works, axis, model.parts)
+            return plan
+        threshold /= 4
+
+
+def _check_batch(program: ir.Program, axis: str) -> None:
+    parts = program.mesh.size(axis)
+    largest = max(
+        (ir.tensor_type(node).shape[0] for node in program.input_nodes if ir.tensor_type(node).shape), default=1
+    )
+    if largest < parts:
+        raise ir.errors.ShardingError(
+            f"axis {axis!r} splits the batch over {parts} ranks, but the inputs have a batch of {largest}",
+            hint=f"use {axis}={largest} or less",
+        )
+
+
+def _refuse_idle(plan: Plan, works: dict[fx.Node, Work], axis: str, parts: int) -> None:
+    flops = sum(work.flops for work in works.values())
+    divided = sum(works[node].flops for node, strategy in plan.strategies.items() if strategy.divided)
+    if flops and divided < flops / 2:
+        raise ir.errors.ShardingError(
+            f"axis {axis!r} of {parts} ranks divides only {divided / flops:.0%} of the program's FLOPs",
+            hint="the inputs have too few tokens, heads or batch entries for it; use fewer ranks or another axis",
+        )
 
 
 def _force_division(
-    strategies: dict[fx.Node, list[Strategy]], works: dict[fx.Node, Work], parts: int, tolerated: float
-) -> None:
-    """Leave the heavy ops only strategies that divide their work, and divide it evenly where that is possible."""
-    divisible = [node for node, options in strategies.items() if any(s.divided for s in options)]
-    budget = tolerated * sum(work.flops for work in works.values())
-    budget -= (parts - 1) * sum(works[node].flops for node in strategies.keys() - set(divisible))
-    threshold = 0
-    for flops in sorted({works[node].flops for node in divisible}):
-        budget -= sum((parts - 1) * flops for node in divisible if works[node].flops == flops)
-        if budget < 0:
-            break
-        threshold = flops
-    for node in divisible:
-        if works[node].flops > threshold:
-            dividing = [s for s in strategies[node] if s.divided]
+    strategies: dict[fx.Node, list[Strategy]], works: dict[fx.Node, Work], parts: int, threshold: float
+) -> dict[fx.Node, list[Strategy]]:
+    """Leave ops of ``threshold`` FLOPs and more only strategies that divide them, evenly where that is possible."""
+    result = dict(strategies)
+    for node, options in strategies.items():
+        dividing = [s for s in options if s.divided]
+        if dividing and works[node].flops >= max(threshold, 1):
             best = min(s.largest_share(parts) for s in dividing)
             limit = max(best, UNEVEN / parts)
-            strategies[node] = [s for s in dividing if s.largest_share(parts) <= limit]
+            result[node] = [s for s in dividing if s.largest_share(parts) <= limit]
+    return result
+
+
+def replicated_work(
+    plan: Plan, strategies: dict[fx.Node, list[Strategy]], works: dict[fx.Node, Work], parts: int
+) -> float:
+    """FLOPs, summed over the ranks, beyond one rank's, as a share of these; ops that no rule divides are left out."""
+    total = sum(work.flops for work in works.values())
+    extra = sum(
+        works[node].flops * (parts - 1)
+        for node, strategy in plan.strategies.items()
+        if strategy.divided is None and any(s.divided for s in strategies[node])
+    )
+    return extra / total if total else 0.0
 
 
 def _attention_operands(program: ir.Program) -> list[ir.TensorType]:

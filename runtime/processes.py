@@ -87,10 +87,13 @@ class WorkerProcesses:
         # A worker is killed when the thread that started it ends (PR_SET_PDEATHSIG), so that thread must be ours.
         self._thread = threading.Thread(target=self._start_and_watch, name="fastvideo-workers", daemon=True)
         self._thread.start()
-        self._started.wait()
-        if self._start_error is not None:
+        try:
+            self._started.wait()
+            if self._start_error is not None:
+                raise self._start_error
+        except BaseException:
             self.shutdown()
-            raise self._start_error
+            raise
 
     @property
     def pids(self) -> dict[int, int]:

@@ -75,6 +75,12 @@ class Rank:
         self._progress.advance()
         return outputs
 
+    def forget_weights(self) -> None:
+        """Let go of all weights, before new ones come; every program must be prepared again."""
+        self.weights.forget()
+        for loaded in self._loaded.values():
+            loaded.params = {}
+
     def drop(self, number: int) -> None:
         """Forget a program, and the weights that no other one reads."""
         self.weights.release(self._loaded.pop(number).program)

@@ -100,7 +100,7 @@ class _Worker:
             case "drop":
                 self._rank.drop(message["program"])
             case "forget":
-                self._rank.weights.forget()
+                self._rank.forget_weights()
             case _:
                 raise AssertionError(f"unknown command {op!r}")
 

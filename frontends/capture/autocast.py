@@ -13,7 +13,7 @@ from torch import fx
 from torch.fx.node import map_aggregate
 
 from .builder import to_meta
-from .regions import under_autocast
+from .normalize import under_autocast
 from .trace import StrategyFailedError
 
 aten = torch.ops.aten

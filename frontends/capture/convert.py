@@ -18,7 +18,7 @@ from .escapes import MARKER
 from .functional import Functionalizer
 from .guards import Guards, make_guards
 from .location import Locator
-from .regions import fill_masks, open_regions
+from .normalize import fill_masks, open_regions, unfold_inplace_views
 from .scatters import merge_scatters
 from .trace import Source, StrategyFailedError, Trace
 
@@ -54,6 +54,7 @@ def to_program(trace: Trace, paths: list[str], tensors: list[torch.Tensor], loca
     """
     open_regions(trace.graph)
     insert_casts(trace.graph)
+    unfold_inplace_views(trace.graph)
     fill_masks(trace.graph)
     builder = GraphBuilder()
     functionalizer = Functionalizer(builder)
@@ -74,12 +75,14 @@ def to_program(trace: Trace, paths: list[str], tensors: list[torch.Tensor], loca
             results = [_result(value, functionalizer) for value in node.args[0]]
         elif node.op != "placeholder":
             raise StrategyFailedError(f"{node.op} {node.target} at {builder.location} is no op")
-    merge_scatters(builder)
-    program = builder.finish(results)
+    replaced = merge_scatters(builder)
+    program = builder.finish([replaced.get(node, node) for node in results])
     guards = None
     if escapes:
         readers, locations = zip(*escapes.values(), strict=True)
-        guards = make_guards(builder.finish(list(escapes)), readers, locations, sources, tensors)
+        guards = make_guards(
+            builder.finish([replaced.get(node, node) for node in escapes]), readers, locations, sources, tensors
+        )
     programs = [program, guards.program] if guards else [program]
     used = {param.source for each in programs for param in each.params.values()}
     return Converted(program, {name: tensor for name, tensor in sources.items() if name in used}, guards)

@@ -7,8 +7,6 @@ What cannot be told apart from an escape counts as one.
 
 from __future__ import annotations
 
-import sys
-from collections.abc import Callable
 from typing import Any
 
 import numpy as np
@@ -20,7 +18,7 @@ from torch.utils import _pytree
 
 from fastvideo_ir.errors import InvalidArgumentError
 
-from .trace import SeeThroughData
+from .watch import TraceWatch
 
 _LIBRARY: Any = torch.library.Library("fv_capture", "DEF")  # type: ignore[no-untyped-call]
 _LIBRARY.define("escape(Tensor value, str reader) -> ()")
@@ -39,31 +37,17 @@ _METADATA = {
 }  # fmt: skip
 """Functions whose Python results come from shapes, dtypes and identities alone."""
 
-_DYNAMIC_SHAPES = {"argwhere", "bincount", "masked_select", "nonzero", "unique", "unique_consecutive"}
-"""Functions whose result has a shape that depends on values."""
+_DYNAMIC_SHAPES = {"argwhere", "bincount", "nonzero", "unique", "unique_consecutive"}
+"""Functions whose result has a shape that depends on the values of all their arguments."""
 
 _REFUSED = {"__dlpack__", "__reduce_ex__", "untyped_storage", "storage", "share_memory_"}
 """Functions that hand out memory in which reads and writes cannot be seen."""
 
 
-class EscapeRecorder(SeeThroughData):
-    """Marks escapes, and stamps every traced op with the innermost source line that ``is_own`` accepts.
+class EscapeRecorder(TraceWatch):
+    """Marks every escape in the trace."""
 
-    Args:
-        is_own: whether a file is the model's own source.
-        set_stack: told the line before each op, as ``File "...", line N``.
-    """
-
-    def __init__(self, is_own: Callable[[str], bool], set_stack: Callable[[str], None]) -> None:
-        super().__init__()
-        self._is_own = is_own
-        self._set_stack = set_stack
-
-    def __torch_function__(
-        self, func: Any, types: Any, args: tuple[Any, ...] = (), kwargs: dict[str, Any] | None = None
-    ) -> Any:
-        kwargs = kwargs or {}
-        self._stamp()
+    def call(self, func: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
         name = _name(func)
         if name in _REFUSED:
             raise InvalidArgumentError(f"the model calls Tensor.{name}, whose reads and writes cannot be captured")
@@ -73,11 +57,16 @@ class EscapeRecorder(SeeThroughData):
             args = (args[0], _without_masks(args[1]))
         elif name == "__setitem__":
             args = (args[0], _without_masks(args[1]), *args[2:])
+        elif name == "masked_select":
+            whole, mask = torch.broadcast_tensors(*args, **kwargs)
+            return whole[_without_masks(mask)]
+        elif name == "repeat_interleave" and _repeats(args, kwargs) is not None:
+            return _repeat(*args, **kwargs)
         elif _has_dynamic_shape(name, args, kwargs):
             _mark((args, kwargs), name)
             with disable_proxy_modes_tracing():
                 return func(*args, **kwargs)
-        result = super().__torch_function__(func, types, args, kwargs)
+        result = super().call(func, args, kwargs)
         if name not in _METADATA and name != "__get__" and _reads_values(result):
             _mark((args, kwargs), name)
         return result
@@ -94,14 +83,6 @@ class EscapeRecorder(SeeThroughData):
             answer = args[0].ne(0)
         _mark(answer, name)
         return bool(answer.item())
-
-    def _stamp(self) -> None:
-        frame = sys._getframe(2)
-        while frame is not None:
-            if self._is_own(frame.f_code.co_filename):
-                self._set_stack(f'File "{frame.f_code.co_filename}", line {frame.f_lineno}')
-                return
-            frame = frame.f_back  # type: ignore[assignment]
 
 
 def _name(func: Any) -> str:
@@ -122,12 +103,24 @@ def _reads_values(result: Any) -> bool:
 
 
 def _has_dynamic_shape(name: str, args: tuple[Any, ...], kwargs: dict[str, Any]) -> bool:
-    if name in _DYNAMIC_SHAPES:
-        return True
-    if name == "where":
-        return len(args) + len(kwargs) == 1
+    # where(condition) is nonzero, and repeat_interleave(repeats) gives the positions to repeat.
+    alone = len(args) + len(kwargs) == 1
+    return name in _DYNAMIC_SHAPES or (alone and name in ("where", "repeat_interleave"))
+
+
+def _repeats(args: tuple[Any, ...], kwargs: dict[str, Any]) -> torch.Tensor | None:
+    """The repeats of ``repeat_interleave`` where they are a tensor next to the one that is repeated."""
     repeats = kwargs.get("repeats", args[1] if len(args) > 1 else None)
-    return name == "repeat_interleave" and (len(args) + len(kwargs) == 1 or isinstance(repeats, torch.Tensor))
+    return repeats if isinstance(repeats, torch.Tensor) and len(args) + len(kwargs) > 1 else None
+
+
+def _repeat(input: torch.Tensor, repeats: torch.Tensor, dim: int | None = None, output_size: int | None = None) -> Any:
+    """``repeat_interleave`` as a selection at positions that are constants under a guard on ``repeats`` alone."""
+    whole, axis = (input.flatten(), 0) if dim is None else (input, dim)
+    _mark(repeats, "repeat_interleave")
+    with disable_proxy_modes_tracing():
+        positions = torch.repeat_interleave(repeats.expand(whole.shape[axis]))
+    return whole.index_select(axis, positions)
 
 
 def _without_masks(index: Any) -> Any:

@@ -7,6 +7,7 @@ from contextlib import nullcontext
 import torch
 from torch import nn
 from torch.export.graph_signature import InputKind, InputSpec, OutputKind
+from torch.fx import traceback as fx_traceback
 
 from fastvideo_ir.errors import FastVideoError
 from fastvideo_ir.program import ParamKind
@@ -14,8 +15,9 @@ from fastvideo_ir.program import ParamKind
 from .location import Locator
 from .quiet import quiet
 from .signature import BoundCall
-from .trace import FlatModel, SeeThroughData, Source, StrategyFailedError, Trace
-from .verify import unchanged
+from .state import restored, unchanged
+from .trace import FlatModel, Source, StrategyFailedError, Trace
+from .watch import TraceWatch
 
 _KINDS = {
     InputKind.PARAMETER: ParamKind.PARAMETER,
@@ -35,9 +37,10 @@ def trace_with_export(model: nn.Module, call: BoundCall) -> Trace:
 
 def export(model: nn.Module, call: BoundCall, *, strict: bool) -> Trace:
     """Trace ``call`` with ``torch.export``; ``strict`` goes through Dynamo. Raises as :func:`trace_with_export`."""
-    flat = FlatModel(model, call, nullcontext if strict else SeeThroughData)
+    locator = Locator(model)
+    flat = FlatModel(model, call, nullcontext if strict else lambda: TraceWatch(locator.is_own))
     try:
-        with torch.no_grad(), quiet():
+        with torch.no_grad(), quiet(), fx_traceback.preserve_node_meta(), restored(model):
             exported = torch.export.export(flat, tuple(call.tensors), strict=strict)
     except FastVideoError:
         raise

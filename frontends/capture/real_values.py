@@ -24,8 +24,8 @@ from .export import reason_of
 from .location import Locator
 from .quiet import quiet
 from .signature import BoundCall
+from .state import unchanged
 from .trace import FlatModel, Source, StrategyFailedError, Trace
-from .verify import unchanged
 
 
 def trace_with_real_values(model: nn.Module, call: BoundCall) -> Trace:
@@ -36,7 +36,8 @@ def trace_with_real_values(model: nn.Module, call: BoundCall) -> Trace:
         StrategyFailedError: the tracer refuses the model.
     """
     weights = _weights(model)
-    flat = FlatModel(model, call, lambda: EscapeRecorder(Locator(model).is_own, _set_stack))
+    locator = Locator(model)
+    flat = FlatModel(model, call, lambda: EscapeRecorder(locator.is_own))
     inputs = [tensor.clone() for tensor in call.tensors]
     count = len(weights)
     tracer = make_fx(
@@ -83,10 +84,6 @@ def _lift_constants(traced: fx.GraphModule) -> Iterator[tuple[str, Source]]:
         node.replace_all_uses_with(placeholder)
         graph.erase_node(node)
         yield placeholder.name, Source(str(node.target).lstrip("_"), ParamKind.CONSTANT, value)
-
-
-def _set_stack(stack: str) -> None:
-    fx_traceback.current_meta["stack_trace"] = stack
 
 
 @contextmanager

@@ -28,8 +28,13 @@ class _Write:
     drops_dim: bool
 
 
-def merge_scatters(builder: GraphBuilder) -> None:
-    """Rewrite every maximal chain of scatters that covers its base; what it leaves unused is dead code."""
+def merge_scatters(builder: GraphBuilder) -> dict[fx.Node, fx.Node]:
+    """Rewrite every chain of scatters that covers its base; what it leaves unused is dead code.
+
+    Returns:
+        the new nodes by the scatters whose place they have taken.
+    """
+    replaced: dict[fx.Node, fx.Node] = {}
     for node in list(builder.graph.nodes):
         if _write_of(builder, node) is None:
             continue
@@ -38,7 +43,9 @@ def merge_scatters(builder: GraphBuilder) -> None:
             continue
         with builder.graph.inserting_before(node):
             builder.location = info(node).location or builder.location
-            node.replace_all_uses_with(_join(builder, writes, builder.tensor(node).shape))
+            replaced[node] = _join(builder, writes)
+        node.replace_all_uses_with(replaced[node])
+    return replaced
 
 
 def _write_of(builder: GraphBuilder, node: fx.Node) -> _Write | None:
@@ -80,8 +87,8 @@ def _is_regular(writes: list[_Write]) -> bool:
     return {(write.indices.step, len(write.indices)) for write in writes} == {(len(writes), len(writes[0].indices))}
 
 
-def _join(builder: GraphBuilder, writes: list[_Write], shape: torch.Size) -> fx.Node:
-    """Emit the tensor of ``shape`` that the writes make up."""
+def _join(builder: GraphBuilder, writes: list[_Write]) -> fx.Node:
+    """Emit the tensor that the writes make up."""
     ordered = sorted(writes, key=lambda write: write.indices.start)
     sources = [write.source for write in ordered]
     dim = ordered[0].dim

@@ -9,7 +9,6 @@ from typing import Any
 
 import torch
 from torch import fx, nn
-from torch.overrides import TorchFunctionMode
 
 from fastvideo_ir.errors import CaptureError, InvalidArgumentError
 from fastvideo_ir.program import ParamKind
@@ -103,19 +102,3 @@ class FlatModel(nn.Module):
                 f"{type(self.model).__name__} changes the containers that it is called with; a program cannot do that",
                 hint="return the changed values instead",
             )
-
-
-class SeeThroughData(TorchFunctionMode):
-    """Makes ``tensor.data`` an alias that tracers see.
-
-    Writing through ``.data`` is invisible to every tracer of torch: the write is lost, or burnt in as a constant.
-    """
-
-    def __torch_function__(
-        self, func: Any, types: Any, args: tuple[Any, ...] = (), kwargs: dict[str, Any] | None = None
-    ) -> Any:
-        if func == torch.Tensor.data.__get__:  # type: ignore[attr-defined]
-            return torch.ops.aten.alias.default(args[0])
-        if func == torch.Tensor.data.__set__:  # type: ignore[attr-defined]
-            raise InvalidArgumentError("the model assigns to `.data` of a tensor; a program cannot do that")
-        return func(*args, **(kwargs or {}))

@@ -14,6 +14,7 @@ from fastvideo_ir.errors import InvalidArgumentError
 from .bits import compare, max_difference
 from .other_values import other_values
 from .signature import BoundCall
+from .state import unchanged
 from .trace import FlatModel, StrategyFailedError
 from .tree import Tree
 
@@ -128,35 +129,6 @@ def _same_random_numbers() -> Iterator[None]:
     with torch.random.fork_rng():
         torch.manual_seed(_SEED)
         yield
-
-
-@contextmanager
-def unchanged(model: nn.Module, call: BoundCall, inputs: list[torch.Tensor]) -> Iterator[None]:
-    """Refuses a model that writes to its weights or inputs; buffers are put back."""
-    buffers = dict(model.named_buffers())
-    copies = {name: buffer.clone() for name, buffer in buffers.items()}
-    watched: list[tuple[str, torch.Tensor]] = [
-        (f"parameter {name!r}", parameter) for name, parameter in model.named_parameters()
-    ]
-    watched += [(f"buffer {name!r}", buffer) for name, buffer in buffers.items()]
-    watched += [(f"argument {path!r}", tensor) for path, tensor in zip(call.paths, inputs, strict=True)]
-    versions = [_version(tensor) for _, tensor in watched]
-    yield
-    changed = [what for (what, tensor), old in zip(watched, versions, strict=True) if _version(tensor) != old]
-    for name, buffer in buffers.items():
-        if f"buffer {name!r}" in changed:
-            with torch.no_grad():
-                buffer.copy_(copies[name])
-    if changed:
-        raise InvalidArgumentError(
-            f"the model writes to its {', '.join(changed)} in place; a compiled model has no side effects",
-            hint="write to a clone() of it, or return the new value",
-        )
-
-
-def _version(tensor: torch.Tensor) -> int:
-    """Counts writes to a tensor; those made in inference mode do not count."""
-    return 0 if tensor.is_inference() else tensor._version
 
 
 def _first_line(error: Exception) -> str:

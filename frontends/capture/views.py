@@ -54,7 +54,7 @@ def functional_call(
     if target is aten.copy_.default:
         new: fx.Node = args[1]
     else:
-        functional, dropped = _functional_overload(target)
+        functional, dropped = functional_overload(target)
         args = tuple(value for index, value in enumerate(args) if target._schema.arguments[index].name not in dropped)
         new = builder.emit(functional, args, {k: v for k, v in kwargs.items() if k not in dropped})
     # In place, the written tensor keeps its dtype and its shape.
@@ -65,8 +65,12 @@ def functional_call(
     return new
 
 
-def _functional_overload(target: OpOverload) -> tuple[OpOverload, set[str]]:
-    """The overload without mutation, and the names of the arguments that it does not have."""
+def functional_overload(target: OpOverload) -> tuple[OpOverload, set[str]]:
+    """The overload of a mutating op without mutation, and the names of the arguments that it does not have.
+
+    Raises:
+        StrategyFailedError: there is none.
+    """
     schema = target._schema
     outs = {argument.name for argument in schema.arguments if argument.is_out}
     wanted = [(argument.name, str(argument.type)) for argument in schema.arguments if not argument.is_out]

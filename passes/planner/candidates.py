@@ -1,8 +1,8 @@
 """Candidate layouts: in which ways each dim of each value could be cut.
 
 Every dim starts with the even cut. Rules then carry layouts from operands to results and back: a reshape into heads
-gives the merged dim a unit of ``head_dim``, a ``cat`` of text and video gives the joint sequence one segment each, and a
-``chunk`` asks its operand to be cut chunk by chunk. A few simple candidates per dim are kept: fewest segments first,
+gives the merged dim a unit of ``head_dim``, a ``cat`` of text and video gives the joint sequence one segment each, and
+a ``chunk`` asks its operand to be cut chunk by chunk. A few simple candidates per dim are kept: fewest segments first,
 then the smallest units.
 """
 

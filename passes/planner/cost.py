@@ -1,9 +1,9 @@
 """The cost model: seconds of compute on the busiest rank, and seconds of communication.
 
-    compute     flops / rate + bytes / memory bandwidth on the busiest rank
-    all-gather  (P − 1)/P · bytes / link + latency          sharded → replicated
-    all-to-all  (P − 1)/P² · bytes / link + latency         one sharded dim → another
-    reduce      twice an all-gather's, or once for a reduce-scatter
+compute     flops / rate + bytes / memory bandwidth on the busiest rank
+all-gather  (P − 1)/P · bytes / link + latency          sharded → replicated
+all-to-all  (P − 1)/P² · bytes / link + latency         one sharded dim → another
+reduce      twice an all-gather's, or once for a reduce-scatter
 """
 
 from __future__ import annotations

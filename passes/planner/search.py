@@ -4,8 +4,9 @@
     over       one strategy per node, its operands resharded where they live elsewhere
 
 A state says, for each value that is still to be used, in which placements it exists by now (a value that was resharded
-once is not resharded again). Exchanges for one node share a latency, since they will be packed. Nodes are taken in graph order; a state is dropped where a cheaper one can be turned into
-it by resharding for no more than the difference. Without the beam's bound the result is the optimum of the model.
+once is not resharded again). Exchanges for one node share a latency, since they will be packed. Nodes are taken in
+graph order; a state is dropped where a cheaper one can be turned into it by resharding for no more than the difference.
+Without the beam's bound the result is the optimum of the model.
 """
 
 from __future__ import annotations
@@ -25,7 +26,7 @@ from .cost import CostModel, Work
 BEAM = 256
 COMPARED = 12
 EARLY = 1e-6
-"""Relative surcharge on an exchange at the very start: of equally cheap ones the latest is taken, so that they can pack."""
+"""Relative surcharge on an exchange at the very start: of equally cheap ones the latest is taken, and can pack."""
 REPLICATED = 0
 """Every value's first placement is the replicated one."""
 

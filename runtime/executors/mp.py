@@ -8,7 +8,7 @@ import sys
 import threading
 import time
 import weakref
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
@@ -108,13 +108,15 @@ class WorkerGroup:
     def update_params(self, params: Mapping[str, Tensor]) -> None:
         """Read the weights of every loaded program anew. Raises as :meth:`load` does."""
         with self._exclusive():
-            for number, (program, _) in self._programs.items():
-                self._programs[number] = program, check_params(program, params)
-            self._command({"op": "forget"})
-            self._session.rank.weights.forget()
-            for number, (_, whole) in self._programs.items():
-                self._share(whole)
-                self._prepare(number)
+            self._programs |= {
+                number: (program, check_params(program, params)) for number, (program, _) in self._programs.items()
+            }
+            with self._dispatching():
+                self._command({"op": "forget"})
+                self._session.rank.forget_weights()
+                for number, (_, whole) in self._programs.items():
+                    self._share(whole)
+                    self._prepare(number)
 
     def restart(self) -> None:
         """Start all workers anew and give them every loaded program, whose executors then work again.
@@ -127,8 +129,9 @@ class WorkerGroup:
             self._refuse_if_unusable()
             self._finish_session()
             self._start()
-            for number, (program, whole) in self._programs.items():
-                self._install(number, program, whole)
+            with self._dispatching():
+                for number, (program, whole) in self._programs.items():
+                    self._install(number, program, whole)
 
     def close(self) -> None:
         """End all workers and wait for them. Idempotent."""
@@ -137,6 +140,8 @@ class WorkerGroup:
         with self._lock:
             self._closed = True
             self._programs.clear()
+            if self._busy:  # a signal handler closes the group in the middle of a call
+                self._session.processes.fail(0, "closed the group in the middle of a call")
             self._finish_session()
 
     def _start(self) -> None:
@@ -194,7 +199,9 @@ class WorkerGroup:
             if self._programs.pop(number, None) is not None:
                 self._command({"op": "drop", "program": number}, lambda: self._session.rank.drop(number))
 
-    def _command(self, message: Mapping[str, Any], own_part: Any = None, fds: Sequence[int] = ()) -> None:
+    def _command(
+        self, message: Mapping[str, Any], own_part: Callable[[], None] | None = None, fds: Sequence[int] = ()
+    ) -> None:
         """Tell all workers, do what rank 0 has to do at the same time, and wait until all are done."""
         with self._dispatching():
             for channel in self._session.processes.channels.values():
@@ -209,7 +216,7 @@ class WorkerGroup:
         """Wait for the device in a way that signals and dead ranks can end."""
         if self.device.type != "cuda":
             return
-        event: Any = torch.cuda.Event()
+        event: Any = torch.cuda.Event()  # type: ignore[no-untyped-call]
         event.record()
         waiting_since = time.monotonic()
         while not event.query():

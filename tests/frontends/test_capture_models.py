@@ -97,7 +97,9 @@ def test_params_are_the_models_own_tensors_under_their_own_names(case: ModelCase
     assert len(weights) > 50
     for name in weights:
         assert captured.params[name] is own[name]
-        assert kinds[name] is (ir.ParamKind.PARAMETER if name in dict(model.named_parameters()) else ir.ParamKind.BUFFER)
+        assert kinds[name] is (
+            ir.ParamKind.PARAMETER if name in dict(model.named_parameters()) else ir.ParamKind.BUFFER
+        )
 
 
 @pytest.mark.parametrize("case", CASES, ids=lambda case: case.name)

@@ -114,11 +114,19 @@ def write_to_a_reshaped_copy_leaves_the_base(self: nn.Module, x: Tensor) -> tupl
     return y, copied
 
 
+def views_in_place(self: nn.Module, x: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+    y = x * 1
+    alias = y[1:]
+    y.unsqueeze_(0).transpose_(1, 2)
+    y.squeeze_(0)[2].add_(1)
+    return y, alias, y.detach_() * alias.sum()
+
+
 FORWARDS = [
     write_through_slice, write_through_chain_of_views, alias_is_read_after_base_was_written,
     base_is_read_after_alias_was_written, write_through_pieces, written_value_is_broadcast_and_cast,
     write_through_complex_view, masked_writes, index_and_scatter, out_argument, write_through_data,
-    overlapping_writes_in_order, write_to_a_reshaped_copy_leaves_the_base,
+    overlapping_writes_in_order, views_in_place, write_to_a_reshaped_copy_leaves_the_base,
 ]  # fmt: skip
 
 

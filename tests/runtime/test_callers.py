@@ -1,6 +1,7 @@
 """Every way a caller can be run, and every way it can end. Each test runs a script in a process of its own."""
 
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -100,8 +101,9 @@ def test_ctrl_c_in_the_middle_of_a_call(tmp_path: Path) -> None:
 
 def test_caller_that_is_killed(tmp_path: Path) -> None:
     process = hanging(tmp_path)
-    pids, _ = workers_of(process)
+    pids, folder = workers_of(process)
     process.send_signal(signal.SIGKILL)
     process.communicate(timeout=10)
     assert process.returncode == -signal.SIGKILL
     assert wait_until_gone(pids, 5) == []
+    shutil.rmtree(folder)  # nobody was left to do it

@@ -46,7 +46,7 @@ def test_killed_in_the_middle_of_a_call() -> None:
     threading.Timer(0.5, kill).start()
     with pytest.raises(ir.errors.WorkerError, match="rank 2: was killed by SIGKILL") as caught:
         executor.run([torch.randn(10, 5)])
-    assert time.monotonic() - killed_at[0] < 2
+    assert time.monotonic() - killed_at[0] < 5
     assert caught.value.rank == 2
     assert_nothing_left(pids, folder)
     assert not group.alive

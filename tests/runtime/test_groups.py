@@ -149,6 +149,7 @@ def test_numeric_settings_reach_the_workers(pair: WorkerGroup) -> None:
         torch.set_default_dtype(torch.float32)
 
 
+@pytest.mark.filterwarnings("ignore:.*multi-threaded:DeprecationWarning")
 def test_a_fork_is_refused(pair: WorkerGroup) -> None:
     x, w = torch.randn(10, 5), torch.randn(7, 5)
     with pair.load(linear(2), {"w": w}) as executor:

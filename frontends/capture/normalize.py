@@ -1,4 +1,4 @@
-"""Rewrites of a raw trace: regions of another grad or autocast mode are opened, writes through masks become fills."""
+"""First rewrites of a raw trace: mode regions are opened, in-place views and writes through masks lose their oddity."""
 
 from __future__ import annotations
 
@@ -9,6 +9,7 @@ import torch
 from torch import fx
 
 from .trace import StrategyFailedError
+from .views import functional_overload
 
 aten = torch.ops.aten
 
@@ -76,6 +77,27 @@ def _mark_between_switches(graph: fx.Graph) -> None:
     for node in reversed(list(graph.nodes)):
         if getattr(node.target, "__name__", "") in ("_enter_autocast", "_exit_autocast", "_set_grad_enabled"):
             graph.erase_node(node)
+
+
+def unfold_inplace_views(graph: fx.Graph) -> None:
+    """``x.unsqueeze_(0)`` becomes a view, which stands for x from there on."""
+    order = {node: position for position, node in enumerate(graph.nodes)}
+    for node in list(graph.nodes):
+        target = node.target
+        if not isinstance(target, torch._ops.OpOverload) or torch.Tag.inplace_view not in target.tags:
+            continue
+        view_op, _ = functional_overload(target)
+        if view_op._schema.returns[0].alias_info is None:
+            raise StrategyFailedError(f"{target} changes the memory of a tensor, and not only its shape")
+        with graph.inserting_before(node):
+            view = graph.call_function(view_op, node.args, node.kwargs)
+        view.meta = dict(node.meta)
+        whole = node.args[0]
+        assert isinstance(whole, fx.Node)
+        node.replace_all_uses_with(view)
+        whole.replace_all_uses_with(view, lambda user, here=order[node]: order.get(user, -1) > here)  # type: ignore[misc]
+        order[view] = order[node]
+        graph.erase_node(node)
 
 
 def fill_masks(graph: fx.Graph) -> None:

@@ -1,0 +1,25 @@
+"""Attention backends. Built-ins register here; third parties through ``fastvideo.register_attention_backend``."""
+
+from .base import AttentionBackend, AttentionSite, No, Support, Yes
+from .choice import AUTO, Choice, choose, named
+from .registry import backend_of, backends, op_of, register
+from .torch_sdpa import TorchSdpa
+
+register(TorchSdpa())
+
+__all__ = [
+    "AUTO",
+    "AttentionBackend",
+    "AttentionSite",
+    "Choice",
+    "No",
+    "Support",
+    "TorchSdpa",
+    "Yes",
+    "backend_of",
+    "backends",
+    "choose",
+    "named",
+    "op_of",
+    "register",
+]

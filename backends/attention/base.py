@@ -1,0 +1,112 @@
+"""What an attention backend is, and what it is asked."""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from dataclasses import dataclass
+from typing import ClassVar, TypeAlias
+
+import torch
+from torch import Tensor, fx
+
+import fastvideo_ir as ir
+from fastvideo_ir.graph import bind
+
+
+@dataclass(frozen=True)
+class Yes:
+    """The backend can run the site."""
+
+
+@dataclass(frozen=True)
+class No:
+    """The backend cannot run the site; the reason reaches ``explain()`` and error texts."""
+
+    reason: str
+
+
+Support: TypeAlias = Yes | No
+
+
+@dataclass(frozen=True)
+class AttentionSite:
+    """One attention of a program, as far as a kernel may care. Shapes are global.
+
+    Attributes:
+        query: ``[batch, heads, queries, head_dim]``.
+        key: ``[batch, kv_heads, keys, head_dim]``.
+        value: ``[batch, kv_heads, keys, value_dim]``.
+        mask: boolean or additive mask, broadcastable to ``[batch, heads, queries, keys]``; None for none.
+        scale: factor of the scores; None for ``head_dim ** -0.5``.
+        causal: whether query i sees only the keys up to i.
+        device: type of the device that the program will run on, e.g. ``"cuda"``.
+        location: where the model calls it.
+    """
+
+    query: ir.TensorType
+    key: ir.TensorType
+    value: ir.TensorType
+    mask: ir.TensorType | None
+    scale: float | None
+    causal: bool
+    device: str
+    location: ir.Location | None = None
+
+    @property
+    def dtype(self) -> torch.dtype:
+        return self.query.dtype
+
+    @property
+    def head_dim(self) -> int:
+        return self.query.shape[3]
+
+    @property
+    def is_self_attention(self) -> bool:
+        """Whether queries and keys are the same number of tokens."""
+        return self.query.shape[2] == self.key.shape[2]
+
+    @staticmethod
+    def of(node: fx.Node, device: str) -> AttentionSite:
+        """The site that an attention op makes."""
+        arguments = bind(node)
+        mask = arguments["mask"]
+        return AttentionSite(
+            query=ir.tensor_type(arguments["q"]),
+            key=ir.tensor_type(arguments["k"]),
+            value=ir.tensor_type(arguments["v"]),
+            mask=ir.tensor_type(mask) if isinstance(mask, fx.Node) else None,
+            scale=arguments["scale"],
+            causal=arguments["causal"],
+            device=device,
+            location=ir.info(node).location,
+        )
+
+
+class AttentionBackend(ABC):
+    """A way to compute attention. Registering one makes the op ``fv_attn::<name>``, and every model has it.
+
+    Class attributes:
+        name: as users write it, e.g. ``FLASH_ATTN``.
+        exact: False where results differ from softmax attention beyond rounding; such a backend runs only when named.
+    """
+
+    name: ClassVar[str]
+    exact: ClassVar[bool] = True
+
+    @abstractmethod
+    def supports(self, site: AttentionSite) -> Support:
+        """Whether this backend can run ``site`` here, and if not, why. Must not compute anything."""
+
+    @abstractmethod
+    def run(self, q: Tensor, k: Tensor, v: Tensor, mask: Tensor | None, scale: float | None, causal: bool) -> Tensor:
+        """Compute it, on the device of the operands; shapes as in :func:`fastvideo_ir.ops.attention.attention`.
+
+        Queries or heads may be fewer than the site's: a rank has its share of them.
+        """
+
+    def reference(
+        self, q: Tensor, k: Tensor, v: Tensor, mask: Tensor | None, scale: float | None, causal: bool
+    ) -> Tensor:
+        """The same in plain PyTorch, for any device. Exact backends inherit softmax attention."""
+        out: Tensor = ir.ops.attention.attention(q, k, v, mask, scale, causal)
+        return out

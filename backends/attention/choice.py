@@ -1,0 +1,59 @@
+"""Which backend runs a site."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from fastvideo_ir.errors import BackendUnavailableError, UnknownNameError
+
+from .base import AttentionBackend, AttentionSite, No
+from .registry import backends
+
+AUTO = "auto"
+
+
+@dataclass(frozen=True)
+class Choice:
+    """The backend of a site, and why those asked before it were not taken."""
+
+    backend: AttentionBackend
+    refusals: tuple[tuple[str, str], ...] = ()
+
+
+def named(name: str) -> AttentionBackend:
+    """The backend called ``name``.
+
+    Raises:
+        UnknownNameError: there is none; lists those there are.
+    """
+    known = backends()
+    if name not in known:
+        raise UnknownNameError("attention backend", name, known)
+    return known[name]
+
+
+def choose(site: AttentionSite, wish: str = AUTO) -> Choice:
+    """The backend for ``site``: the one wished for, or the first exact one that supports it.
+
+    Raises:
+        UnknownNameError: no backend has that name.
+        BackendUnavailableError: the named backend cannot run the site, or none can; with the reasons.
+    """
+    if wish != AUTO:
+        backend = named(wish)
+        answer = backend.supports(site)
+        if isinstance(answer, No):
+            where = f" at {site.location}" if site.location else ""
+            raise BackendUnavailableError(
+                f"attention backend {wish} cannot run the attention{where}: {answer.reason}",
+                hint="name another backend, or leave the choice to 'auto'",
+            )
+        return Choice(backend)
+    refusals: list[tuple[str, str]] = []
+    for backend in backends().values():
+        answer = backend.supports(site) if backend.exact else No("not exact; runs only when named")
+        if not isinstance(answer, No):
+            return Choice(backend, tuple(refusals))
+        refusals.append((backend.name, answer.reason))
+    reasons = "; ".join(f"{name}: {reason}" for name, reason in refusals)
+    raise BackendUnavailableError(f"no attention backend can run the attention at {site.location}: {reasons}")

@@ -1,0 +1,67 @@
+"""Registered attention backends, in the order in which ``auto`` asks them."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+from torch import Tensor
+from torch.utils.flop_counter import register_flop_formula
+
+from fastvideo_ir.errors import InvalidArgumentError
+from fastvideo_ir.ops.attention import attention_flop_count, register_attention_op
+
+from .base import AttentionBackend
+
+NAMESPACE = "fv_attn"
+_backends: dict[str, AttentionBackend] = {}
+_ops: dict[str, Any] = {}
+
+
+def register(backend: AttentionBackend) -> None:
+    """Add a backend, in front of those that ``auto`` asked first so far, and make its op.
+
+    Raises:
+        InvalidArgumentError: the name is taken, or is no identifier.
+    """
+    name = backend.name
+    if name in _backends:
+        raise InvalidArgumentError(f"attention backend {name!r} is registered already")
+    if not name.isidentifier():
+        raise InvalidArgumentError(f"attention backend name {name!r} is not an identifier")
+    qualified = f"{NAMESPACE}::{name.lower()}"
+
+    @torch.library.custom_op(qualified, mutates_args=())
+    def op(
+        q: Tensor, k: Tensor, v: Tensor, mask: Tensor | None = None, scale: float | None = None, causal: bool = False
+    ) -> Tensor:
+        if q.numel() == 0:  # a rank beyond the last head or query
+            return q.new_empty((*q.shape[:-1], v.shape[-1]))
+        return backend.run(q, k, v, mask, scale, causal)
+
+    @op.register_fake
+    def _(
+        q: Tensor, k: Tensor, v: Tensor, mask: Tensor | None = None, scale: float | None = None, causal: bool = False
+    ) -> Tensor:
+        return q.new_empty((*q.shape[:-1], v.shape[-1]))
+
+    packet = getattr(getattr(torch.ops, NAMESPACE), name.lower())
+    register_flop_formula(packet)(attention_flop_count)
+    register_attention_op(packet.default, f"{NAMESPACE}.{name.lower()}")
+    _backends[name] = backend
+    _ops[name] = packet.default
+
+
+def backends() -> dict[str, AttentionBackend]:
+    """All backends by name; the one asked first comes first."""
+    return dict(reversed(_backends.items()))
+
+
+def op_of(backend: AttentionBackend) -> Any:
+    """The op that runs ``backend``."""
+    return _ops[backend.name]
+
+
+def backend_of(target: Any) -> AttentionBackend | None:
+    """The backend whose op ``target`` is."""
+    return next((_backends[name] for name, op in _ops.items() if op is target), None)

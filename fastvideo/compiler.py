@@ -1,0 +1,252 @@
+"""``fastvideo.compile``: a plain ``nn.Module`` in, a callable of the same signature that runs on N ranks out."""
+
+from __future__ import annotations
+
+import inspect
+import threading
+import time
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from types import TracebackType
+from typing import Any, Self
+
+import torch
+from torch import Tensor, nn
+
+import fastvideo_ir as ir
+from fastvideo_ir.errors import CaptureError, FastVideoError, InvalidArgumentError
+from fastvideo_ir.pass_manager import Dump, Instrument, Timing
+
+from .extension import load_plugins, worker_plugins
+from .frontends.capture import Captured, Signature, capture
+from .frontends.capture.checks import check_model
+from .frontends.capture.signature import BoundCall, bind
+from .parallel import Parallel
+from .passes.pipelines import resolve_pipeline
+from .report import Report, report_of
+from .runtime.executors import Executor, LocalExecutor, SimulatedExecutor, WorkerGroup
+from .settings import Settings, resolve_settings
+
+__all__ = ["CompiledModel", "Parallel", "compile"]
+
+MOST_RECAPTURES = 3
+
+
+@dataclass
+class Specialization:
+    """One signature of the model, compiled: its program and what runs it."""
+
+    captured: Captured
+    program: ir.Program
+    executor: Executor
+    timing: Timing
+    seconds: float
+
+
+def compile(
+    model: nn.Module,
+    num_gpus: int | None = None,
+    *,
+    parallel: Parallel | None = None,
+    attention_backend: str | None = None,
+    executor: str = "auto",
+    device: str | torch.device | None = None,
+    passes: str | Sequence[Any] | None = None,
+    invariant: Sequence[str] = (),
+    verify: bool = True,
+) -> CompiledModel:
+    """Compile a model for inference on ``num_gpus`` ranks. Nothing about the model needs to be registered.
+
+    Capture and planning happen at the first call for each input signature (shapes, dtypes, non-tensor arguments).
+
+    Args:
+        model: in eval mode; stays as it is.
+        num_gpus: ranks that work on one call: CUDA devices, or processes on the CPU. None: as ``parallel`` says, or one.
+        parallel: pins the division of the work; None lets the planner choose it.
+        attention_backend: a registered name that must run every attention; None or ``"auto"``: the first exact one
+            that can. The environment variable ``FASTVIDEO_ATTENTION_BACKEND`` stands in for None.
+        executor: ``"auto"``, ``"local"`` (one rank, here), ``"simulated"`` (all ranks in this process), ``"mp"``.
+        device: None is CUDA where there is a GPU, otherwise the CPU.
+        passes: ``"default,my-pass{k=2},-other-pass"``, or passes in the order in which they run.
+        invariant: names of arguments that stay the same over many calls.
+        verify: check each capture bit for bit against the model, on the first inputs and on others.
+
+    Raises:
+        InvalidArgumentError: an argument that can never work.
+        UnknownNameError: a backend, pass or executor that does not exist; tells the nearest.
+    """
+    load_plugins()
+    settings = resolve_settings(num_gpus, parallel, attention_backend, executor, device, passes, invariant, verify)
+    return CompiledModel(check_model(model), settings)
+
+
+class CompiledModel:
+    """The model's own signature and return structure, run on the ranks it was compiled for; made by :func:`compile`.
+
+    Calls are serialised. Outputs come back on the inputs' device. Weights are read when a signature is compiled; a
+    later change is noticed and refused, see :meth:`update_weights`.
+    """
+
+    def __init__(self, model: nn.Module, settings: Settings) -> None:
+        self._model = model
+        self._settings = settings
+        self._specializations: dict[Signature, list[Specialization]] = {}
+        self._group: WorkerGroup | None = None
+        self._lock = threading.RLock()
+        self._closed = False
+        self._versions = self._read_versions()
+        self._constants = 0
+
+    def __call__(self, *args: Any, **kwargs: Any) -> Any:
+        """Run the model. Takes what the model takes and returns what it returns.
+
+        Raises:
+            InvalidArgumentError: the model is in training mode or its weights have changed, or an input cannot be used.
+            CaptureError: the model cannot be captured for these inputs.
+            WorkerError: a rank died, raised or hung; the next call starts the ranks anew.
+        """
+        with self._lock, torch.no_grad():
+            self._refuse_if_unusable()
+            call = bind(inspect.signature(self._model.forward), type(self._model).__name__, args, kwargs)
+            found = self._specialization(call)
+            inputs = found.captured.call.flatten(args, kwargs)
+            self._revive()
+            outputs = found.executor.run(inputs)
+            place = inputs[0].device if inputs else self._settings.device
+            on_inputs = [value.to(place) if isinstance(value, Tensor) else value for value in outputs]
+            return found.captured.call.unflatten(on_inputs)
+
+    @property
+    def programs(self) -> list[ir.Program]:
+        """The planned programs, one per compiled signature, in the order of their first calls."""
+        return [found.program for entries in self._specializations.values() for found in entries]
+
+    @property
+    def report(self) -> Report:
+        """What was done, as data."""
+        entries = [found for several in self._specializations.values() for found in several]
+        return report_of(self._model, self._settings, entries)
+
+    def explain(self) -> str:
+        """What was done, and why: mesh, backends, collectives with their bytes, work per rank, what stayed whole."""
+        return str(self.report)
+
+    def update_weights(self) -> None:
+        """Read the model's weights anew, after they have been changed on purpose."""
+        with self._lock:
+            if self._group is not None:
+                self._group.update_params(self._all_params())
+            else:
+                for entries in self._specializations.values():
+                    for found in entries:
+                        found.executor.close()
+                        found.executor = self._executor(found.program, found.captured.params)
+            self._versions = self._read_versions()
+
+    def close(self) -> None:
+        """End the ranks and let go of the programs. Idempotent; also done when the interpreter ends."""
+        with self._lock:
+            self._closed = True
+            for entries in self._specializations.values():
+                for found in entries:
+                    found.executor.close()
+            self._specializations.clear()
+            if self._group is not None:
+                self._group.close()
+                self._group = None
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self.close()
+
+    def _refuse_if_unusable(self) -> None:
+        if self._closed:
+            raise FastVideoError("this compiled model is closed")
+        if self._model.training:
+            raise InvalidArgumentError("the model is in training mode", hint="call model.eval()")
+        if self._specializations and self._read_versions() != self._versions:
+            raise InvalidArgumentError(
+                "the model's weights have changed since it was compiled",
+                hint="call update_weights() after changing them",
+            )
+
+    def _read_versions(self) -> list[tuple[int, int]]:
+        tensors = [*self._model.parameters(), *self._model.buffers()]
+        return [(id(tensor), tensor._version) for tensor in tensors if not tensor.is_inference()]
+
+    def _revive(self) -> None:
+        if self._group is not None and not self._group.alive:
+            self._group.restart()
+
+    def _specialization(self, call: BoundCall) -> Specialization:
+        entries = self._specializations.setdefault(call.signature, [])
+        changed: list[str] = []
+        for found in entries:
+            guards = found.captured.guards
+            index = guards.changed(found.captured.params, call.tensors) if guards else None
+            if guards is None or index is None:
+                return found
+            changed.append(guards.describe(index))
+        if len(changed) > MOST_RECAPTURES:
+            raise CaptureError(
+                f"the model was captured {len(changed)} times, and again a value differs: {changed[-1]}",
+                hint="pass this value as a Python number, or compute it with tensor ops",
+            )
+        made = self._compile(call)
+        entries.append(made)
+        return made
+
+    def _compile(self, call: BoundCall) -> Specialization:
+        start = time.perf_counter()
+        settings = self._settings
+        place = next((p.device for p in self._model.parameters()), settings.device)
+        args, kwargs = call.arguments([tensor.to(place) for tensor in call.tensors])
+        captured = self._with_own_constants(capture(self._model, tuple(args), kwargs, verify=settings.verify))
+        program = captured.program.copy()
+        if settings.parallel is not None:
+            program.mesh = settings.parallel.mesh
+        timing = Timing()
+        watchers: list[Instrument] = [timing]
+        if settings.dump:
+            number = sum(map(len, self._specializations.values()))
+            watchers.append(Dump(settings.dump if number == 0 else settings.dump / f"signature-{number}"))
+        ir.run_passes(program, resolve_pipeline(settings.passes, settings.target), watchers)
+        if program.stage < ir.Stage.COMMUNICATING and program.mesh.num_ranks > 1:
+            raise InvalidArgumentError(
+                f"the passes leave the program at stage {program.stage.name}; ranks need COMMUNICATING",
+                hint="start from 'default', or end with plan-sharding, insert-reshards, lower-reshards",
+            )
+        executor = self._executor(program, captured.params)
+        return Specialization(captured, program, executor, timing, time.perf_counter() - start)
+
+    def _with_own_constants(self, captured: Captured) -> Captured:
+        """Constants that the tracer lifted get names of their own, since every signature has others."""
+        renamed: dict[str, str] = {}
+        programs = [captured.program, *([captured.guards.program] if captured.guards else [])]
+        for program in programs:
+            for name, param in program.params.items():
+                if param.kind is ir.ParamKind.CONSTANT:
+                    if param.source not in renamed:
+                        renamed[param.source] = f"{param.source}#{self._constants}"
+                        self._constants += 1
+                    program.params[name] = ir.Param(renamed[param.source], param.kind)
+        params = {renamed.get(source, source): tensor for source, tensor in captured.params.items()}
+        return replace(captured, params=params)
+
+    def _executor(self, program: ir.Program, params: dict[str, Tensor]) -> Executor:
+        settings = self._settings
+        if settings.executor == "simulated":
+            return SimulatedExecutor(program, params, settings.device)
+        if settings.executor == "local":
+            return LocalExecutor(program, params, settings.device)
+        if self._group is None:
+            self._group = WorkerGroup(settings.num_ranks, settings.device, plugins=worker_plugins())
+        return self._group.load(program, params)
+
+    def _all_params(self) -> dict[str, Tensor]:
+        entries = [found for several in self._specializations.values() for found in several]
+        return {source: tensor for found in entries for source, tensor in found.captured.params.items()}

@@ -1,0 +1,103 @@
+"""What arguments and environment ask for, resolved once and passed down."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from fastvideo_ir.errors import InvalidArgumentError, UnknownNameError
+
+from .backends import attention
+from .parallel import Parallel
+from .passes.pipelines import Target, resolve_pipeline
+from .runtime.devices import resolve_device
+
+BACKEND_VARIABLE = "FASTVIDEO_ATTENTION_BACKEND"
+DUMP_VARIABLE = "FASTVIDEO_DUMP"
+EXECUTORS = ("auto", "local", "simulated", "mp")
+
+
+@dataclass(frozen=True)
+class Settings:
+    """Everything that a compile was asked for.
+
+    Attributes:
+        num_ranks: ranks in all.
+        parallel: the pinned mesh, or None.
+        attention_backend: a registered name, or ``auto``.
+        executor: ``local``, ``simulated`` or ``mp``.
+        device: of rank 0.
+        passes: None for the default pipeline, else as given.
+        invariant: arguments that stay the same over many calls.
+        verify: whether captures are checked against the model.
+        dump: where passes write their programs, or None.
+    """
+
+    num_ranks: int
+    parallel: Parallel | None
+    attention_backend: str
+    executor: str
+    device: torch.device
+    passes: str | Sequence[Any] | None
+    invariant: tuple[str, ...]
+    verify: bool
+    dump: Path | None
+
+    @property
+    def target(self) -> Target:
+        return Target(self.num_ranks, self.device.type, self.attention_backend)
+
+
+def resolve_settings(
+    num_gpus: int | None,
+    parallel: Parallel | None,
+    attention_backend: str | None,
+    executor: str,
+    device: str | torch.device | None,
+    passes: str | Sequence[Any] | None,
+    invariant: Sequence[str],
+    verify: bool,
+    environment: Mapping[str, str] = os.environ,
+) -> Settings:
+    """Check and complete what the user asked for.
+
+    Raises:
+        UnknownNameError: a backend, executor or pass that does not exist.
+        InvalidArgumentError: counts that do not fit each other or the machine.
+    """
+    if parallel is not None and not isinstance(parallel, Parallel):
+        raise InvalidArgumentError(f"parallel={parallel!r} is not a Parallel; expected e.g. Parallel(sp=4)")
+    if executor not in EXECUTORS:
+        raise UnknownNameError("executor", executor, EXECUTORS)
+    num_ranks = num_gpus if num_gpus is not None else parallel.num_ranks if parallel else 1
+    resolve_device("cpu", num_ranks)  # refuses a count that is none
+    if parallel is not None and parallel.num_ranks != num_ranks:
+        raise InvalidArgumentError(f"{parallel} is for {parallel.num_ranks} ranks, but num_gpus={num_ranks}")
+    if executor == "auto":
+        executor = "local" if num_ranks == 1 else "mp"
+    if executor == "local" and num_ranks > 1:
+        raise InvalidArgumentError(f"executor='local' has one rank, but {num_ranks} were asked for")
+    if executor == "mp" and num_ranks == 1:
+        raise InvalidArgumentError("executor='mp' needs num_gpus of at least 2")
+    backend = attention_backend or environment.get(BACKEND_VARIABLE) or attention.AUTO
+    if backend != attention.AUTO:
+        attention.named(backend)
+    dump = environment.get(DUMP_VARIABLE)
+    settings = Settings(
+        num_ranks=num_ranks,
+        parallel=parallel,
+        attention_backend=backend,
+        executor=executor,
+        device=resolve_device(device, 1 if executor == "simulated" else num_ranks),
+        passes=passes,
+        invariant=tuple(invariant),
+        verify=verify,
+        dump=Path(dump) if dump else None,
+    )
+    resolve_pipeline(passes, settings.target)  # refuses unknown names now, not at the first call
+    return settings

@@ -1,0 +1,149 @@
+"""The order of passes, written down; and pipelines written as text.
+
+default                         the list below
+default,my-pass{k=2}            with a registered pass added, at the end of the stage it joins
+default,-pack-collectives       without one of its passes
+my-pass,other-pass              just these, in this order
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import fastvideo_ir as ir
+from fastvideo_ir.errors import InvalidArgumentError, UnknownNameError
+
+from .canonicalize import Canonicalize
+from .choose_mesh import ChooseMesh
+from .insert_reshards import InsertReshards
+from .lower_reshards import LowerReshards
+from .pack_collectives import PackCollectives
+from .plan_sharding import PlanSharding
+from .recognize_attention import RecognizeAttention
+from .registry import registered
+from .select_attention_backend import SelectAttentionBackend
+
+DEFAULT = "default"
+
+
+@dataclass(frozen=True)
+class Target:
+    """What a program is compiled for.
+
+    Attributes:
+        ranks: number of ranks.
+        device: device type, e.g. ``"cuda"``.
+        attention_backend: a registered name, or ``"auto"``.
+    """
+
+    ranks: int = 1
+    device: str = "cpu"
+    attention_backend: str = "auto"
+
+
+def default_pipeline(target: Target) -> list[ir.Pass]:
+    """From a captured program to one with explicit collectives. All of its passes preserve numerics."""
+    return [
+        Canonicalize(),
+        RecognizeAttention(),
+        SelectAttentionBackend(backend=target.attention_backend, device=target.device),
+        ChooseMesh(ranks=target.ranks),
+        PlanSharding(),
+        InsertReshards(),
+        LowerReshards(),
+        PackCollectives(),
+    ]
+
+
+def resolve_pipeline(passes: str | Sequence[ir.Pass | type[ir.Pass]] | None, target: Target) -> list[ir.Pass]:
+    """The passes that ``passes`` stands for.
+
+    Args:
+        passes: None for the default, a text as above, or the passes themselves in the order in which they run.
+        target: what the default pipeline compiles for.
+
+    Raises:
+        UnknownNameError: a name is not registered, or not in the pipeline that it is taken from.
+        InvalidArgumentError: the text cannot be read, or an item is no pass.
+    """
+    if passes is None:
+        return default_pipeline(target)
+    if isinstance(passes, str):
+        return _parse(passes, target)
+    result: list[ir.Pass] = []
+    for item in passes:
+        step = item() if isinstance(item, type) and issubclass(item, ir.Pass) else item
+        if not isinstance(step, ir.Pass):
+            raise InvalidArgumentError(f"{item!r} is not a pass; expected instances of fastvideo.Pass, or a text")
+        result.append(step)
+    return result
+
+
+_ITEM = re.compile(r"\s*(-?)([\w-]+)\s*(?:\{([^{}]*)\})?\s*(?:,|$)")
+
+
+def _parse(text: str, target: Target) -> list[ir.Pass]:
+    result: list[ir.Pass] = []
+    has_default = False
+    at = 0
+    if not text.strip():
+        raise InvalidArgumentError("an empty text names no passes", hint="use 'default'")
+    while at < len(text):
+        match = _ITEM.match(text, at)
+        if not match:
+            raise InvalidArgumentError(
+                f"cannot read {text[at:]!r} in passes={text!r}; expected e.g. 'default,my-pass{{k=2}},-other-pass'"
+            )
+        at = match.end()
+        minus, name, options = match.groups()
+        if minus:
+            _remove(result, name)
+        elif name == DEFAULT:
+            result += default_pipeline(target)
+            has_default = True
+        else:
+            step = _make(name, options)
+            result.insert(_position(result, step) if has_default else len(result), step)
+    return result
+
+
+def _make(name: str, options: str | None) -> ir.Pass:
+    known = {step.name: step for step in BUILT_IN} | registered()
+    if name not in known:
+        raise UnknownNameError("pass", name, [DEFAULT, *known])
+    pairs = [part.partition("=") for part in (options or "").split(",") if part.strip()]
+    return known[name].with_options({key.strip(): value.strip() for key, _, value in pairs})
+
+
+def _remove(passes: list[ir.Pass], name: str) -> None:
+    present = [step.name for step in passes]
+    if name not in present:
+        raise UnknownNameError("pass to leave out", name, present)
+    del passes[present.index(name)]
+
+
+def _position(passes: Sequence[ir.Pass], step: ir.Pass) -> int:
+    """Behind the last pass that leaves the program at the stage which ``step`` joins, and before it is placed."""
+    stage = ir.Stage.CAPTURED
+    position = 0
+    for number, other in enumerate(passes):
+        if isinstance(other, ChooseMesh | PlanSharding) and step.joins <= ir.Stage.CANONICAL:
+            break
+        stage = other.reaches if other.reaches is not None else stage
+        if stage <= step.joins:
+            position = number + 1
+    return position
+
+
+BUILT_IN: tuple[type[ir.Pass], ...] = (
+    Canonicalize,
+    RecognizeAttention,
+    SelectAttentionBackend,
+    ChooseMesh,
+    PlanSharding,
+    InsertReshards,
+    LowerReshards,
+    PackCollectives,
+)

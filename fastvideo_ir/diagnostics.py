@@ -23,7 +23,7 @@ def excerpt(program: Program, node: fx.Node, context: int = CONTEXT) -> str:
 
 
 def _printable(node: fx.Node) -> bool:
-    return node.op == "output" or INFO_KEY in node.meta
+    return node.op == "output" or (node.op in ("placeholder", "call_function") and INFO_KEY in node.meta)
 
 
 def node_error(

@@ -67,14 +67,14 @@ class Rewriter:
         anchor = before if before is not None else after
         if anchor is None or (before is not None and after is not None):
             raise VerificationError("insert needs one of before and after")
-        origins = list(sources) or [anchor]
+        known = type if type is not None else infer_type(target, args, kwargs or {})
+        origins = [origin for origin in sources or [anchor] if origin.op != "output"]
         at = self.program.graph.inserting_before if before is not None else self.program.graph.inserting_after
         with at(anchor):
             node = self.program.graph.create_node("call_function", target, tuple(args), dict(kwargs or {}), name)
         provenance = Provenance(self._by, tuple(dict.fromkeys(origin.name for origin in origins)))
         node.meta = {}
-        known = type if type is not None else infer_type(target, args, kwargs or {})
-        set_info(node, NodeInfo(known, info(origins[0]).location, provenance))
+        set_info(node, NodeInfo(known, info(origins[0]).location if origins else None, provenance))
         self.changes += 1
         for listener in self._listeners:
             listener.inserted(node)

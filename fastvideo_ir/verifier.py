@@ -12,7 +12,7 @@ from .graph import is_getitem, result_types, tensor_operands
 from .infer import infer_type
 from .ops.registry import of
 from .program import INFO_KEY, Program, Stage, info, tensor_type, value_type
-from .types import Partial, Replicate, Shard, TensorType, TupleType, tensor_types
+from .types import Partial, Replicate, Shard, TensorType, TupleType, ValueType, tensor_types
 
 
 def verify(program: Program) -> None:
@@ -94,10 +94,17 @@ def _verify_types(program: Program, node: fx.Node) -> None:
     except Exception as error:
         raise node_error(program, node, "illegal-call", f"the op refuses its operands: {error}") from error
     declared = value_type(node)
+    if _pattern(found) != _pattern(declared):
+        raise node_error(program, node, "arity", f"the op yields {found}, the type says {declared}")
     for got, want in zip(tensor_types(found), tensor_types(declared), strict=True):
         shape = want.local_shape(program.mesh, program.coordinates) if local else want.shape
         if got.dtype != want.dtype or got.shape != shape:
             raise node_error(program, node, "type", f"the op yields {got}, the type says {want}")
+
+
+def _pattern(kind: ValueType) -> tuple[bool, ...] | None:
+    """Which results of a tuple are there; None for a single tensor."""
+    return tuple(e is not None for e in kind.elements) if isinstance(kind, TupleType) else None
 
 
 def _verify_getitem(program: Program, node: fx.Node) -> None:

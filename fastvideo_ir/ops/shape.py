@@ -202,6 +202,12 @@ def localize_reshape(node: fx.Node, rank: RankView) -> Localized:
     return aten.reshape.default, (node.args[0], list(rank.shape(node))), {}
 
 
+def localize_repeat_interleave(node: fx.Node, rank: RankView) -> Localized:
+    """Without ``output_size``, which is global; it only spares a device synchronisation that numbers do not need."""
+    arguments = bind(node)
+    return node.target, (arguments["self"], arguments["repeats"], arguments["dim"]), {}
+
+
 def localize_repeat(node: fx.Node, rank: RankView) -> Localized:
     """Each rank tiles its piece as often as its result holds it."""
     operand = tensor_operands(node)[0]
@@ -231,5 +237,5 @@ define(
 define("expand.default broadcast_to.default", expand_rule, traits=[Trait.VIEW], localize=with_shape_argument("size"))
 define("expand_as.default", expand_as_rule, traits=[Trait.VIEW])
 define("repeat.default tile.default", repeat_rule, localize=localize_repeat)
-define("repeat_interleave.self_int", repeat_interleave_rule)
+define("repeat_interleave.self_int", repeat_interleave_rule, localize=localize_repeat_interleave)
 define("view_as_complex.default view_as_real.default", complex_view_rule, traits=[Trait.VIEW])

@@ -35,6 +35,14 @@ def check_model(model: Any) -> nn.Module:
     return inner
 
 
+def check_ambient(device: torch.device) -> None:
+    """Refuse a capture inside an autocast region of the caller, which would not be there at later calls."""
+    if device.type != "meta" and torch.is_autocast_enabled(device.type):
+        raise InvalidArgumentError(
+            "the model is called under torch.autocast", hint="cast its weights with model.to(dtype) instead"
+        )
+
+
 def device_of(model: nn.Module, inputs: list[torch.Tensor]) -> torch.device:
     """The device the model runs on."""
     for tensor in [*model.parameters(), *model.buffers(), *inputs]:

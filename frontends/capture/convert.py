@@ -119,6 +119,8 @@ def _clean(node: fx.Node, location: Location) -> tuple[tuple[Any, ...], dict[str
     """Arguments with device literals replaced; memory pinning is the runtime's business."""
     if not isinstance(node.target, torch._ops.OpOverload) and "getitem" not in str(node.target):
         raise StrategyFailedError(f"{node.target} at {location} is not an ATen op")
+    if node.target is torch.ops.aten.as_strided.default:
+        raise StrategyFailedError(f"{node.target} at {location} depends on how a tensor lies in memory")
 
     def clean(argument: Any) -> Any:
         return DEVICE if isinstance(argument, torch.device) else argument

@@ -16,7 +16,7 @@ from fastvideo_ir.errors import CaptureError
 from fastvideo_ir.program import Program
 
 from .call_spec import CallSpec
-from .checks import check_model, device_of
+from .checks import check_ambient, check_model, device_of
 from .convert import Converted, to_program
 from .dynamo import trace_with_dynamo
 from .export import trace_with_export
@@ -109,7 +109,9 @@ def _capture(model: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any], ve
     forward = inspect.signature(module.forward)
     owner = type(module).__name__
     call = bind(forward, owner, args, kwargs)
-    on_meta = device_of(module, call.tensors).type == "meta"
+    device = device_of(module, call.tensors)
+    check_ambient(device)
+    on_meta = device.type == "meta"
     call = replace(call, tensors=[_plain(tensor, on_meta) for tensor in call.tensors])
     verifier = Verifier(module, call) if verify and not on_meta else None
     locate = Locator(module)

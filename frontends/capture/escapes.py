@@ -58,8 +58,7 @@ class EscapeRecorder(TraceWatch):
         elif name == "__setitem__":
             args = (args[0], _without_masks(args[1]), *args[2:])
         elif name == "masked_select":
-            whole, mask = torch.broadcast_tensors(*args, **kwargs)
-            return whole[_without_masks(mask)]
+            return _select(*args, **kwargs)
         elif name == "repeat_interleave" and _repeats(args, kwargs) is not None:
             return _repeat(*args, **kwargs)
         elif _has_dynamic_shape(name, args, kwargs):
@@ -106,6 +105,12 @@ def _has_dynamic_shape(name: str, args: tuple[Any, ...], kwargs: dict[str, Any])
     # where(condition) is nonzero, and repeat_interleave(repeats) gives the positions to repeat.
     alone = len(args) + len(kwargs) == 1
     return name in _DYNAMIC_SHAPES or (alone and name in ("where", "repeat_interleave"))
+
+
+def _select(input: torch.Tensor, mask: torch.Tensor) -> Any:
+    """``masked_select`` as indexing, so that the mask alone is read."""
+    shape: torch.Size = torch.broadcast_shapes(input.shape, mask.shape)  # type: ignore[no-untyped-call]
+    return input.expand(shape)[_without_masks(mask.expand(shape))]
 
 
 def _repeats(args: tuple[Any, ...], kwargs: dict[str, Any]) -> torch.Tensor | None:

@@ -9,7 +9,7 @@ import torch
 from torch import nn
 
 from fastvideo.frontends.capture import capture
-from fastvideo_ir.errors import InvalidArgumentError
+from fastvideo_ir.errors import CaptureError, InvalidArgumentError
 
 from .capturing import assert_same, capture_toy, module, run
 
@@ -141,6 +141,19 @@ def test_a_torch_compiled_model_is_captured_as_what_it_wraps() -> None:
     model = linear()
     captured = capture(torch.compile(model), (torch.ones(2, 3),), {})
     assert captured.params["0.weight"] is model[0].weight
+
+
+def test_a_capture_under_the_callers_autocast_is_refused() -> None:
+    with torch.autocast("cpu", dtype=torch.bfloat16):
+        assert "under torch.autocast" in refusal(linear(), torch.ones(2, 3))
+
+
+def test_reading_memory_by_strides_is_refused_with_its_line() -> None:
+    def forward(self: nn.Module, x: Tensor) -> Tensor:
+        return (x * 2).as_strided((2, 2), (1, 3))
+
+    with pytest.raises(CaptureError, match=r"as_strided.* at .*test_capture_refusals.py:\d+ depends on how"):
+        capture_toy(forward, torch.ones(2, 3))
 
 
 def test_inference_tensors_and_inference_mode_are_fine() -> None:

@@ -23,6 +23,7 @@ from fastvideo_ir.mesh import Coordinates, Mesh
 from fastvideo_ir.ops.registry import OpDef, RankView
 from fastvideo_ir.program import NodeInfo, set_info, tensor_type, value_type
 from fastvideo_ir.types import Partial, Placement, Replicate, Shard, TensorType, TupleType, ValueType, local_slice
+from fastvideo_ir.verifier import strategy_of
 from tests.ir.cases.case import Case, Draw
 
 CPU = torch.device("cpu")
@@ -128,12 +129,16 @@ def strategies(one: Instance, draw: Draw) -> list[Strategy]:
     Raises:
         RuleError: the rule does not fit the shapes.
     """
-    rule = one.op.rule(one.node) if one.op.rule else None
+    rule = _rule(one)
     if rule is None:
         return []
     results = [None if e is None else TensorType.of(e) for e in one.expected]
     _check_sizes(one, rule, one.types(), results)
     return rule.strategies(candidates(rule, [*one.types(), *(r for r in results if r is not None)], draw))
+
+
+def _rule(one: Instance) -> FactorRule | None:
+    return one.op.rule(one.node) if one.op.rule else None
 
 
 def _check_sizes(one: Instance, rule: FactorRule, operands: list[TensorType], results: list[TensorType | None]) -> None:
@@ -222,7 +227,8 @@ def _demand(one: Instance, allowed: list[Strategy]) -> None:
 
 def check_strategies(one: Instance, mesh: Mesh, chosen: dict[str, Strategy], draw: Draw) -> None:
     """Run the op on every rank under one strategy per mesh axis, and compare."""
-    operand_types, result_types = one.types(), [None if e is None else TensorType.of(e) for e in one.expected]
+    operand_types = one.types()
+    result_types: list[TensorType | None] = [None if e is None else TensorType.of(e) for e in one.expected]
     for axis, strategy in chosen.items():
         operand_types = [t.with_placement(axis, p) for t, p in zip(operand_types, strategy.operands, strict=True)]
         result_types = [
@@ -232,6 +238,9 @@ def check_strategies(one: Instance, mesh: Mesh, chosen: dict[str, Strategy], dra
     if len({(o, t) for o, t in zip(one.operands, operand_types, strict=True)}) != len(set(one.operands)):
         return  # one value is wanted in two placements; a program would hold two nodes
     where = f"{one.op.name}: {_shown(operand_types)} -> {_shown(result_types)} on {mesh}"
+    for axis in chosen:
+        if strategy_of(_rule(one), tuple(operand_types), tuple(result_types), axis) is None:
+            raise RuleError(f"{where}\n  the verifier does not know this strategy again")
     addends = {
         operand: split_partial(one.tensors[operand], kind, mesh, draw)
         for operand, kind in zip(one.operands, operand_types, strict=True)

@@ -62,7 +62,9 @@ def test_largest_piece_is_that_of_the_first_rank(layout: Layout, parts: int) -> 
 
 
 @given(layouts, small, small, st.data())
-def test_scaled_cuts_a_dim_merged_with_a_minor_one(layout: Layout, factor: int, parts: int, data: st.DataObject) -> None:
+def test_scaled_cuts_a_dim_merged_with_a_minor_one(
+    layout: Layout, factor: int, parts: int, data: st.DataObject
+) -> None:
     at = [(parts, data.draw(st.integers(0, parts - 1)))]
     merged = torch.arange(layout.size * factor).view(layout.size, factor)
     assert owned(layout.scaled(factor), at) == merged[owned(layout, at)].flatten().tolist()
@@ -122,7 +124,7 @@ def test_text_is_the_short_one(layout: Layout, text: str) -> None:
 
 @pytest.mark.parametrize("text", ["", "x", "4+", "4/", "2*", "2*(3", "4//2", "-3", "4 + 3"])
 def test_text_that_is_no_layout_is_refused(text: str) -> None:
-    with pytest.raises(ParseError, match="is not a layout; expected e.g. 105, 1920/64"):
+    with pytest.raises(ParseError, match=r"is not a layout; expected e\.g\. 105, 1920/64"):
         Layout.parse(text)
 
 

@@ -67,9 +67,11 @@ def _of(wanted: type, kind: TensorType) -> st.SearchStrategy[Placement]:
     if wanted is not Shard:
         return st.just(wanted())
     return st.integers(0, len(kind.shape) - 1).flatmap(
-        lambda dim: st.just(Shard(dim, sharding.layout))
-        if (sharding := kind.dims[dim])
-        else layouts_of(kind.shape[dim]).map(lambda layout: Shard(dim, layout))
+        lambda dim: (
+            st.just(Shard(dim, sharding.layout))
+            if (sharding := kind.dims[dim])
+            else layouts_of(kind.shape[dim]).map(lambda layout: Shard(dim, layout))
+        )
     )
 
 
@@ -116,8 +118,7 @@ def check(op: dialect.PlacementOp, row: list[tuple[TensorType, TensorType]], mes
     verify_allowing_placed_outputs(program)
     wholes = [torch.arange(source.numel, dtype=torch.float64).view(source.shape) + 1 for source, _ in row]
     assert all(
-        torch.equal(found, whole)
-        for found, whole in zip(evaluate(program, _params(wholes), []), wholes, strict=True)
+        torch.equal(found, whole) for found, whole in zip(evaluate(program, _params(wholes), []), wholes, strict=True)
     ), "on global values a placement op is the identity"
     held = [pieces(whole, source, mesh, draw) for whole, (source, _) in zip(wholes, row, strict=True)]
     params = [_params([column[rank] for column in held]) for rank in range(mesh.num_ranks)]
@@ -152,8 +153,8 @@ def test_pieces_end_where_the_target_type_says(op: dialect.PlacementOp, data: st
 
 
 def types(*texts: str) -> list[tuple[TensorType, TensorType]]:
-    parsed = [tuple(parse_type(part) for part in text.split(" -> ")) for text in texts]
-    return parsed  # type: ignore[return-value]
+    """Sources and targets, written ``source -> target``."""
+    return [tuple(parse_type(part) for part in text.split(" -> ")) for text in texts]  # type: ignore[misc]
 
 
 SP3, BOTH = Mesh((("sp", 3),)), Mesh((("tp", 2), ("sp", 2)))

@@ -100,7 +100,9 @@ values = st.recursive(
 )
 
 
-@given(st.lists(values, max_size=4), st.dictionaries(st.from_regex(r"[a-z_]\w{0,5}", fullmatch=True), values, max_size=3))
+@given(
+    st.lists(values, max_size=4), st.dictionaries(st.from_regex(r"[a-z_]\w{0,5}", fullmatch=True), values, max_size=3)
+)
 def test_any_argument_round_trips(args: list[Any], kwargs: dict[str, Any]) -> None:
     graph = fx.Graph()
     node = graph.call_function(torch.ops.aten.relu.default, tuple(args), kwargs)
@@ -155,7 +157,10 @@ BAD_LINES = [
     ("%x : f32[4] = aten.relu.default(%a %a)", "expected , at ' %a)'"),
     ("%x : f32[4] = aten.relu.default([1 2])", "expected , at ' 2])'"),
     ("%x : f32[4] = aten.relu.default(blue)", "unexpected 'blue'"),
-    ("%x : f32[4] = aten.relu.default(%a) at line 3", "unexpected text 'at line 3'; expected uses(...), loc(...) or by(...)"),
+    (
+        "%x : f32[4] = aten.relu.default(%a) at line 3",
+        "unexpected text 'at line 3'; expected uses(...), loc(...) or by(...)",
+    ),
     ("%x : f32[4] = aten.relu.default(%a) uses(f32[4]", "unbalanced brackets"),
     ("%lambda : f32[4] = input", "%lambda is not a name that a graph can hold"),
     ("return %a", "expected 'return (value, ...)'"),

@@ -61,6 +61,7 @@ CASES = [
     exact("tile.default", lambda d: call(d.real("bsc"), [3, 2]), "012", partial=ONE),
     exact("repeat_interleave.self_int", lambda d: call(d.real("bsc"), 3, 1), "012", partial=ONE),
     exact("repeat_interleave.self_int", lambda d: call(d.real("s"), 2), "0", partial=ONE),
+    exact("repeat_interleave.self_int", lambda d: call(d.real("5s"), 2, 0, output_size=10), "01", partial=ONE),
     exact("repeat_interleave.self_int", lambda d: call(d.real("bs"), 2), "0", partial=ONE),
     exact("view_as_complex.default", lambda d: call(d.real("bsc2")), "012", partial=ONE),
     exact("view_as_real.default", lambda d: call(d.complex("bsc")), "012", partial=ONE),

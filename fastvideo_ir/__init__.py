@@ -1,7 +1,7 @@
 """The IR: programs over ATen ops with placements in their types. Knows nobody else in this project."""
 
 from . import dialect, errors, interpreter, layout, ops, text, types
-from .factors import Factor, FactorKind, FactorRule, RuleBuilder, Strategy
+from .factors import Factor, FactorKind, FactorRule, RuleBuilder, Strategy, TensorExpr
 from .layout import Layout, Segment
 from .mesh import Mesh
 from .ops import OpDef, Trait
@@ -50,6 +50,7 @@ __all__ = [
     "Shard",
     "Stage",
     "Strategy",
+    "TensorExpr",
     "TensorType",
     "Trait",
     "TupleType",

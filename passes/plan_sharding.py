@@ -22,10 +22,12 @@ from fastvideo_ir.graph import is_getitem, result_types, tensor_operands
 from fastvideo_ir.ops.attention import attention_rule
 from fastvideo_ir.types import TupleType
 
-from .planner.candidates import Candidates, rules_of
+from .planner.candidates import Candidates, Rules
 from .planner.cost import CostModel, Hardware, Work
 from .planner.policy import POLICIES, AxisPolicy
-from .planner.search import Plan, Search, tensor_of
+from .planner.repeats import find_repeats
+from .planner.search import Plan, Search
+from .planner.values import tensor_of
 
 FIRST_THRESHOLD = 8
 """Ops with at least this fraction (one over it) of the largest op's FLOPs are always divided."""
@@ -76,27 +78,30 @@ def plan_program(program: ir.Program, options: PlanSharding) -> float:
 def plan_axis(program: ir.Program, axis: str, settled: frozenset[str], options: PlanSharding) -> Plan:
     """The cheapest strategies of all calls along ``axis``."""
     policy = POLICIES.get(axis, AxisPolicy())
-    rules = rules_of(program)
+    rules = Rules(program)
     if policy.batch_only:
         _check_batch(program, axis)
     candidates = Candidates(program, policy, rules)
     hardware = _at_scale(program, options.hardware) if options.pinned else options.hardware
     model = CostModel(hardware, program.mesh, axis, settled)
-    calls = [node for node in rules if not is_getitem(node)]
+    calls = list(rules.of)
     works = {node: model.work(node) for node in calls}
     strategies: dict[fx.Node, list[Strategy]] = {}
     for node in calls:
-        rule = rules[node]
-        found = rule.strategies(candidates.around(node)) if rule else []
+        rule = rules.of[node]
+        found = rules.strategies(rule, candidates.around(node)) if rule else []
         found = _allowed(program, node, found, policy, works[node])
         strategies[node] = [replicated(len(tensor_operands(node)), result_types(node)), *found]
-    negligible = NEGLIGIBLE * sum(work.seconds for work in works.values())
+    negligible = NEGLIGIBLE * max(work.seconds for work in works.values())
+    repeats = find_repeats(
+        calls, lambda node: node.name in program.params, lambda node: (id(rules.of[node]), works[node])
+    )
     if not options.pinned:
-        return Search(program, model, strategies, works, negligible).run()
+        return Search(program, model, strategies, works, negligible, repeats).run()
     threshold = max(work.flops for work in works.values()) / FIRST_THRESHOLD
     while True:
         forced = _force_division(strategies, works, model.parts, threshold)
-        plan = Search(program, model, forced, works, negligible).run()
+        plan = Search(program, model, forced, works, negligible, repeats).run()
         if replicated_work(plan, strategies, works, model.parts) <= options.replicated or threshold < 1:
             _refuse_idle(plan, works, axis, model.parts)
             return plan

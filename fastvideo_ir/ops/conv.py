@@ -13,7 +13,7 @@ from torch import Tensor, fx
 
 from ..factors import DimExpr, FactorRule, RuleBuilder, product
 from ..graph import bind, tensor_operands
-from ..program import Stage
+from ..program import Stage, tensor_type
 from .define import aten, define, operand_shapes, or_empty, result_shape, whole_rule
 from .registry import OpDef, RankView, registry, target_name
 
@@ -108,7 +108,7 @@ def localize_conv(node: fx.Node, rank: RankView) -> tuple[Any, tuple[Any, ...], 
     if 0 in source or 0 in weight or 0 in shape:
         if len(operands) == 3 and 0 not in shape:
             return torch.ops.fv.channel_bias.default, (operands[2], shape), {}
-        return aten.new_zeros.default, (operands[0], shape), {}
+        return aten.new_zeros.default, (operands[0], shape), {"dtype": tensor_type(node).dtype}
     arguments = bind(node)
     transposed = _Convolution.of(node, weight[2:]).transposed
     arguments["groups"] = (shape[1] if transposed else source[1]) // weight[1]

@@ -5,7 +5,9 @@ from __future__ import annotations
 from torch import fx
 
 from ..factors import FactorRule, RuleBuilder
+from ..graph import bind
 from .define import define, operand_shapes, result_shape, whole_rule, with_shape_argument
+from .pointwise import linear_rule
 from .registry import Trait
 
 
@@ -29,7 +31,15 @@ define(
 )
 define(
     "rand.default randn.default randint.default randint.low rand_like.default randn_like.default bernoulli.default "
-    "dropout.default native_dropout.default multinomial.default normal_functional.default randperm.default",
+    "native_dropout.default multinomial.default normal_functional.default randperm.default",
     whole_rule,
     traits=[Trait.RANDOM],
 )
+
+
+def dropout_rule(node: fx.Node) -> FactorRule:
+    """In training all ranks must draw one mask; in evaluation it is the identity."""
+    return whole_rule(node) if bind(node)["train"] else linear_rule(node)
+
+
+define("dropout.default feature_dropout.default alpha_dropout.default", dropout_rule, traits=[Trait.RANDOM])

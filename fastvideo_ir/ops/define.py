@@ -11,6 +11,7 @@ from torch.utils.flop_counter import flop_registry
 
 from ..factors import DimExpr, FactorRule, RuleBuilder
 from ..graph import bind, map_operands, operand_type, result_types, tensor_operands
+from ..program import tensor_type
 from ..types import TensorType
 from .registry import LocalizeFunction, OpDef, RankView, RuleFunction, Trait, registry
 
@@ -89,7 +90,8 @@ def or_empty(node: fx.Node, rank: RankView) -> tuple[Any, tuple[Any, ...], dict[
     """A localize function for ops that refuse empty tensors: a rank whose piece is empty makes an empty result."""
     shape = rank.shape(node)
     if 0 in shape:
-        return aten.new_zeros.default, (tensor_operands(node)[0], list(shape)), {}
+        dtype = {"dtype": tensor_type(node).dtype}
+        return aten.new_zeros.default, (tensor_operands(node)[0], list(shape)), dtype
     return node.target, node.args, dict(node.kwargs)
 
 

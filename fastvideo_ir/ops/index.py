@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+import torch
 from torch import fx
 
 from ..factors import DimExpr, FactorRule, RuleBuilder
 from ..graph import bind, dim_index, operand_type
-from .define import broadcast, define, operand_shapes, result_shape, whole_rule
+from .define import broadcast, define, operand_shapes, or_empty, result_shape, whole_rule
 
 TABLE = ((0,),)
 """Elements are picked, not changed: partial sums of what is picked from pass."""
@@ -82,6 +83,70 @@ def scatter_rule(node: fx.Node) -> FactorRule:
     return builder.rule(operands, [operands[0]])
 
 
+def index_put_rule(node: fx.Node) -> FactorRule:
+    """``x[i, j] = v``: indexed dims and the indices are whole. A mask of its own dims, with one value, is parallel."""
+    indices = list(bind(node)["indices"])
+    shapes = operand_shapes(node)
+    shape, values = shapes[0], shapes[-1]
+    given = [dim for dim, index in enumerate(indices) if index is not None]
+    kinds = [operand_type(indices[dim]) for dim in given]
+    masks = [kind for kind in kinds if kind.dtype in (torch.bool, torch.uint8)]
+    builder = RuleBuilder()
+    if masks:
+        covered = len(masks[0].shape)
+        if len(kinds) > 1 or given != [0] or len(values) > len(shape) - covered:
+            return whole_rule(node)
+        dims = builder.dims(shape)
+        rest = broadcast(values, dims[covered:], shape[covered:])
+        return builder.rule([dims, dims[:covered], rest], [dims])
+    dims = [builder.whole(size) if d in given else builder.factor(size) for d, size in enumerate(shape)]
+    adjacent = given == list(range(given[0], given[-1] + 1))
+    position = given[0] if adjacent else 0
+    picked = torch.broadcast_shapes(*(kind.shape for kind in kinds))
+    free = [d for d in range(len(shape)) if d not in given]
+    written: list[DimExpr] = [dims[d] for d in free]
+    written[position:position] = [builder.whole(size) for size in picked]
+    full = [shape[d] for d in free]
+    full[position:position] = picked
+    picks = [[builder.whole(size) for size in kind.shape] for kind in kinds]
+    return builder.rule([dims, *picks, broadcast(values, written, full)], [dims])
+
+
+def index_write_rule(node: fx.Node) -> FactorRule:
+    """``index_add``, ``index_copy`` and ``index_fill``: the written dim and its index are whole."""
+    shape, index, *source = operand_shapes(node)
+    dim = dim_index(bind(node)["dim"], len(shape))
+    builder = RuleBuilder()
+    dims = [builder.whole(size) if d == dim else builder.factor(size) for d, size in enumerate(shape)]
+    count = [builder.whole(size) for size in index]
+    written = [[builder.whole(s[dim]) if d == dim else e for d, e in enumerate(dims)] if s else [] for s in source]
+    return builder.rule([dims, count, *written], [dims])
+
+
+def bucket_rule(node: fx.Node) -> FactorRule:
+    """``bucketize`` and ``searchsorted`` in one row of boundaries: every value for itself."""
+    arguments = bind(node)
+    rows_first = "sorted_sequence" in arguments
+    shapes = operand_shapes(node)
+    boundaries, values = shapes if rows_first else shapes[::-1]
+    if len(boundaries) != 1:
+        return whole_rule(node)
+    builder = RuleBuilder()
+    dims, row = builder.dims(values), [builder.whole(boundaries[0])]
+    return builder.rule([row, dims] if rows_first else [dims, row], [dims])
+
+
+def grid_sampler_rule(node: fx.Node) -> FactorRule:
+    """``b c …, b … n -> b c …``: batch, channels and the points that are sampled are parallel."""
+    source, grid = operand_shapes(node)
+    builder = RuleBuilder()
+    batch, channels, *points = builder.dims((*source[:2], *grid[1:-1]))
+    image = [builder.whole(size) for size in source[2:]]
+    return builder.rule(
+        [[batch, channels, *image], [batch, *points, builder.whole(grid[-1])]], [[batch, channels, *points]]
+    )
+
+
 def meshgrid_rule(node: fx.Node) -> FactorRule:
     """Result n is operand n, expanded over the dims of the others; ``xy`` swaps the first two dims of the grid."""
     shapes = operand_shapes(node)
@@ -121,4 +186,8 @@ define("index.Tensor", index_rule)
 define("index_select.default", index_select_rule)
 define("gather.default", gather_rule)
 define("scatter.src scatter.value scatter_add.default scatter_reduce.two", scatter_rule)
+define("index_put.default", index_put_rule)
+define("index_add.default index_copy.default index_fill.int_Scalar index_fill.int_Tensor", index_write_rule)
+define("bucketize.Tensor searchsorted.Tensor", bucket_rule)
+define("grid_sampler.default grid_sampler_2d.default grid_sampler_3d.default", grid_sampler_rule, localize=or_empty)
 define("meshgrid.default meshgrid.indexing", meshgrid_rule)

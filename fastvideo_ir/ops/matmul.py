@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
 from torch import fx
 
 from ..factors import DimExpr, FactorKind, FactorRule, RuleBuilder
-from ..graph import bind
-from .define import broadcast, define, operand_shapes, result_shape, torch_flops
+from ..graph import bind, dim_index
+from .define import broadcast, define, operand_shapes, or_empty, result_shape, torch_flops, whole_rule
 
 
 def linear_rule(node: fx.Node) -> FactorRule:
@@ -91,6 +91,39 @@ def einsum_rule(node: fx.Node) -> FactorRule:
     return builder.rule(operands, [[factors[letter] for letter in output]], linear=linear)
 
 
+def inner_rule(node: fx.Node) -> FactorRule:
+    """``… k, … k -> … …``."""
+    left, right = operand_shapes(node)
+    builder = RuleBuilder()
+    if not left or not right:
+        return whole_rule(node)
+    contracted = builder.summed(left[-1])
+    rows, columns = builder.dims(left[:-1]), builder.dims(right[:-1])
+    return builder.rule([[*rows, contracted], [*columns, contracted]], [[*rows, *columns]], linear=((0,), (1,)))
+
+
+def tensordot_rule(node: fx.Node) -> FactorRule:
+    """The listed dims are contracted in pairs; the others follow, left ones first."""
+    arguments = bind(node)
+    left, right = operand_shapes(node)
+    builder = RuleBuilder()
+    mine = [dim_index(dim, len(left)) for dim in arguments["dims_self"]]
+    theirs = [dim_index(dim, len(right)) for dim in arguments["dims_other"]]
+    summed = [builder.summed(left[dim]) for dim in mine]
+    a = [summed[mine.index(d)] if d in mine else builder.factor(size) for d, size in enumerate(left)]
+    b = [summed[theirs.index(d)] if d in theirs else builder.factor(size) for d, size in enumerate(right)]
+    result = [e for d, e in enumerate(a) if d not in mine] + [e for d, e in enumerate(b) if d not in theirs]
+    return builder.rule([a, b], [result], linear=((0,), (1,)))
+
+
+def addmv_rule(node: fx.Node) -> FactorRule:
+    """``m, m k, k -> m``."""
+    addend, (rows, contracted), _ = operand_shapes(node)
+    builder = RuleBuilder()
+    m, k = builder.factor(rows), builder.summed(contracted)
+    return builder.rule([[m] if addend == (rows,) else [((),)] * len(addend), [m, k], [k]], [[m]], addends=(0,))
+
+
 def outer_rule(node: fx.Node) -> FactorRule:
     """``a, b -> a b``."""
     builder = RuleBuilder()
@@ -105,14 +138,25 @@ def linear_flops(node: fx.Node) -> int:
     return 2 * math.prod(shapes[0]) * math.prod(shapes[1][:-1])
 
 
+def every_factor_flops(rule: Callable[[fx.Node], FactorRule]) -> Callable[[fx.Node], int]:
+    """Two per iteration over all factors of a rule."""
+    return lambda node: 2 * math.prod(factor.size for factor in rule(node).factors)
+
+
 def contraction_flops(node: fx.Node) -> int:
     """Two per iteration over all factors of the op's rule."""
-    rule = einsum_rule(node) if "equation" in bind(node) else matmul_rule(node)
-    return 2 * math.prod(factor.size for factor in rule.factors)
+    return every_factor_flops(einsum_rule if "equation" in bind(node) else matmul_rule)(node)
 
 
 define("linear.default", linear_rule, flops=linear_flops)
-define("matmul.default mm.default bmm.default mv.default dot.default", matmul_rule, flops=contraction_flops)
+define(
+    "matmul.default linalg_matmul.default mm.default bmm.default mv.default dot.default vdot.default",
+    matmul_rule,
+    flops=contraction_flops,
+)
+define("inner.default", inner_rule, flops=every_factor_flops(inner_rule))
+define("tensordot.default", tensordot_rule, flops=every_factor_flops(tensordot_rule))
+define("addmv.default", addmv_rule, localize=or_empty, flops=every_factor_flops(addmv_rule))
 define("addmm.default baddbmm.default", addmm_rule, flops=torch_flops)
 define("einsum.default", einsum_rule, flops=contraction_flops)
 define("outer.default ger.default", outer_rule)

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from torch import fx
 
-from ..factors import FactorRule, RuleBuilder
-from ..graph import tensor_operands
+from ..factors import FactorRule, RuleBuilder, concatenation
+from ..graph import bind, dim_index, tensor_operands
 from .define import broadcast, define, operand_shapes, result_shape
 
 
@@ -48,13 +48,16 @@ def where_rule(node: fx.Node) -> FactorRule:
 POINTWISE_RULES = (pointwise_rule, additive_rule, product_rule, quotient_rule, linear_rule, where_rule)
 """The rules of this file under which every element stands for itself."""
 
-define("add.Tensor add.Scalar sub.Tensor sub.Scalar rsub.Tensor rsub.Scalar", additive_rule)
-define("mul.Tensor mul.Scalar", product_rule)
-define("div.Tensor div.Scalar", quotient_rule)
+define(
+    "add.Tensor add.Scalar sub.Tensor sub.Scalar subtract.Tensor subtract.Scalar rsub.Tensor rsub.Scalar", additive_rule
+)
+define("mul.Tensor mul.Scalar multiply.Tensor multiply.Scalar", product_rule)
+define("div.Tensor div.Scalar divide.Tensor divide.Scalar true_divide.Tensor true_divide.Scalar", quotient_rule)
 define(
     """
-    neg.default clone.default contiguous.default alias.default detach.default lift_fresh_copy.default lift_fresh.default
-    real.default imag.default conj.default _conj.default conj_physical.default resolve_conj.default resolve_neg.default
+    neg.default negative.default positive.default clone.default contiguous.default alias.default detach.default
+    lift_fresh_copy.default lift_fresh.default real.default imag.default conj.default _conj.default
+    conj_physical.default resolve_conj.default resolve_neg.default
     """,
     linear_rule,
 )
@@ -78,6 +81,14 @@ define(
     where.ScalarOther where.Scalar xlogy.Tensor __and__.Tensor __or__.Tensor __xor__.Tensor __and__.Scalar
     __or__.Scalar addcmul.default addcdiv.default complex.default
     angle.default
+    absolute.default acosh.default arccos.default arcsin.default arctan.default arctan2.default arctanh.default
+    asinh.default atanh.default bitwise_and.Scalar bitwise_left_shift.Tensor_Scalar bitwise_or.Scalar
+    bitwise_right_shift.Tensor_Scalar bitwise_xor.Scalar __lshift__.Scalar __rshift__.Scalar clamp_max.Tensor
+    clamp_min.Tensor clip.Tensor copysign.Scalar deg2rad.default digamma.default divide.Tensor_mode erfinv.default
+    fill.Scalar fix.default float_power.Tensor_Scalar fmax.default fmin.default hardshrink.default hypot.default
+    isclose.default isneginf.default isposinf.default lgamma.default logaddexp.default logaddexp2.default logit.default
+    max.other min.other rad2deg.default remainder.Scalar_Tensor sgn.default signbit.default sinc.default
+    softshrink.default special_expit.default
     to.dtype to.dtype_layout to.device _to_copy.default
     ones_like.default zeros_like.default full_like.default empty_like.default copy.default
     """,
@@ -93,4 +104,32 @@ def shaped_like_first_rule(node: fx.Node) -> FactorRule:
     return builder.rule([dims, [builder.whole(size) for size in other]], [dims])
 
 
+def filled_rule(node: fx.Node) -> FactorRule:
+    """The second operand is one number."""
+    builder = RuleBuilder()
+    dims = builder.dims(operand_shapes(node)[0])
+    return builder.rule([dims, []], [dims])
+
+
+def glu_rule(node: fx.Node) -> FactorRule:
+    """``(c + c) -> c``: both halves share one factor, so a rank that holds a piece of each needs nothing more."""
+    shape = operand_shapes(node)[0]
+    dim = dim_index(bind(node)["dim"], len(shape))
+    builder = RuleBuilder()
+    result = builder.dims([size // 2 if d == dim else size for d, size in enumerate(shape)])
+    operand = [concatenation(e, e) if d == dim else e for d, e in enumerate(result)]
+    return builder.rule([operand], [result])
+
+
+def prelu_rule(node: fx.Node) -> FactorRule:
+    """One slope, or one for each channel; channels are dim 1."""
+    shape, (slopes,) = operand_shapes(node)
+    builder = RuleBuilder()
+    dims = builder.dims(shape)
+    return builder.rule([dims, [dims[1] if slopes > 1 else ((),)]], [dims])
+
+
 define("type_as.default to.other", shaped_like_first_rule)
+define("fill.Tensor", filled_rule)
+define("glu.default", glu_rule)
+define("prelu.default", prelu_rule)

@@ -94,18 +94,22 @@ def last_two_rule(node: fx.Node) -> FactorRule:
 
 
 define("sum.default sum.dim_IntList", sum_rule)
+define("nansum.default", reduce_rule)
 define("mean.default mean.dim", mean_rule)
 define(
     """
     amax.default amin.default max.default min.default max.dim min.dim argmax.default argmin.default all.default all.dim
     any.default any.dim prod.default prod.dim_int var.correction std.correction var.dim std.dim var_mean.correction
+    all.dims any.dims var_mean.dim std_mean.dim std_mean.correction aminmax.default nanmean.default median.default
+    kthvalue.default norm.Scalar norm.ScalarOpt_dim_dtype linalg_norm.default special_logsumexp.default
     norm.ScalarOpt_dim linalg_vector_norm.default logsumexp.default count_nonzero.default median.dim
     """,
     reduce_rule,
 )
 define(
     """
-    softmax.int _softmax.default log_softmax.int _log_softmax.default cumprod.default sort.default
+    softmax.int _softmax.default log_softmax.int _log_softmax.default special_softmax.default cumprod.default
+    cummax.default cummin.default logcumsumexp.default sort.default
     sort.stable argsort.default
     """,
     along_dim_rule,

@@ -220,7 +220,7 @@ def localize_repeat(node: fx.Node, rank: RankView) -> Localized:
 define(
     """
     view.default reshape.default _unsafe_view.default flatten.using_ints unflatten.int
-    squeeze.default squeeze.dim squeeze.dims unsqueeze.default
+    ravel.default squeeze.default squeeze.dim squeeze.dims unsqueeze.default
     """,
     reshape_rule,
     traits=[Trait.VIEW],

@@ -10,8 +10,8 @@ from torch import fx
 from ..factors import DimExpr, FactorRule, RuleBuilder, concatenation
 from ..graph import bind, dim_index, operand_type, result_types, tensor_operands
 from ..layout import Layout
-from .define import aten, define, operand_shapes, or_empty, result_shape
-from .registry import RankView, Trait
+from .define import aten, define, operand_shapes, or_empty, result_shape, whole_rule
+from .registry import RankView, Trait, target_name
 
 LINEAR = ((0,),)
 Localized = tuple[Any, tuple[Any, ...], dict[str, Any]]
@@ -109,10 +109,23 @@ def localize_split(node: fx.Node, rank: RankView) -> Localized:
     return aten.split_with_sizes.default, (tensor_operands(node)[0], sizes, dim), {}
 
 
+STACKED_ALONG = {"vstack": 0, "row_stack": 0, "hstack": 1, "column_stack": 1, "dstack": 2}
+
+
+def stacks_rule(node: fx.Node) -> FactorRule:
+    """``hstack`` and its kin join along a fixed dim, where operands have that dim already."""
+    name = target_name(node.target).split(".")[1]
+    if any(len(shape) <= max(STACKED_ALONG[name], 1) for shape in operand_shapes(node)):
+        return whole_rule(node)
+    return _join_rule(node, STACKED_ALONG[name])
+
+
 def cat_rule(node: fx.Node) -> FactorRule:
+    return _join_rule(node, dim_index(bind(node)["dim"], len(result_shape(node))))
+
+
+def _join_rule(node: fx.Node, dim: int) -> FactorRule:
     shapes, out = operand_shapes(node), result_shape(node)
-    arguments = bind(node)
-    dim = dim_index(arguments["dim"], len(out))
     builder = RuleBuilder()
     shared = builder.dims([1 if d == dim else size for d, size in enumerate(out)])
     operands: list[list[DimExpr]] = []
@@ -192,13 +205,17 @@ def pad_rule(node: fx.Node) -> FactorRule:
 
 define("slice.Tensor narrow.default", slice_rule, traits=[Trait.VIEW], localize=localize_slice)
 define(
-    "split.Tensor split.sizes split_with_sizes.default chunk.default tensor_split.sections tensor_split.indices",
+    """
+    split.Tensor split.sizes split_with_sizes.default chunk.default tensor_split.sections tensor_split.indices
+    unsafe_split.Tensor unsafe_split_with_sizes.default unsafe_chunk.default
+    """,
     split_rule,
     traits=[Trait.VIEW],
     localize=localize_split,
 )
 define("select.int unbind.int", pick_rule, traits=[Trait.VIEW])
-define("cat.default concat.default", cat_rule)
+define("cat.default concat.default concatenate.default", cat_rule)
+define([f"{name}.default" for name in STACKED_ALONG], stacks_rule)
 define("stack.default", stack_rule)
 define("slice_scatter.default select_scatter.default", overwrite_rule)
 define("flip.default roll.default", flip_rule)

@@ -9,7 +9,6 @@ then the smallest units.
 from __future__ import annotations
 
 from collections.abc import Sequence
-from functools import lru_cache
 
 from torch import fx
 
@@ -18,37 +17,89 @@ from fastvideo_ir.graph import is_getitem, result_types, tensor_operands
 from fastvideo_ir.verifier import rule_of
 
 from .policy import AxisPolicy
-from .search import Value, tensor_of
+from .values import Value, tensor_of
 
 KEPT = 4
 MOST_SEGMENTS = 8
 MOST_SWEEPS = 6
 
+Layouts = tuple[ir.Layout, ...]
+Spread = tuple[tuple[int, int, ir.Layout], ...]
+"""Layouts that one assignment gives: tensor number, dim, layout."""
+
+
+class Rules:
+    """The factor rules of a program's calls. Equal rules are one object, since blocks repeat; so is all they imply."""
+
+    def __init__(self, program: ir.Program) -> None:
+        self._unique: dict[ir.FactorRule, ir.FactorRule] = {}
+        self._spreads: dict[tuple[int, int, int, ir.Layout], Spread] = {}
+        self._strategies: dict[tuple[int, tuple[tuple[Layouts, ...], ...]], list[ir.Strategy]] = {}
+        self.of: dict[fx.Node, ir.FactorRule | None] = {}
+        for node in program.nodes:
+            if node.op == "call_function" and not is_getitem(node):
+                rule = rule_of(node)
+                self.of[node] = None if rule is None else self._unique.setdefault(rule, rule)
+
+    def spread(self, rule: ir.FactorRule, tensor: int, dim: int, layout: ir.Layout) -> Spread:
+        """What follows for all tensors of an op when ``dim`` of its ``tensor``-th one is cut as ``layout``."""
+        key = (id(rule), tensor, dim, layout)
+        if key not in self._spreads:
+            self._spreads[key] = tuple(_spread(rule, tensor, dim, layout))
+        return self._spreads[key]
+
+    def strategies(self, rule: ir.FactorRule, layouts: Sequence[Sequence[Layouts]]) -> list[ir.Strategy]:
+        """As :meth:`FactorRule.strategies`."""
+        key = (id(rule), tuple(tuple(dims) for dims in layouts))
+        if key not in self._strategies:
+            self._strategies[key] = rule.strategies(layouts)
+        return self._strategies[key]
+
+
+def _tensors(rule: ir.FactorRule) -> list[ir.TensorExpr]:
+    return [*rule.operands, *(result for result in rule.results if result is not None)]
+
+
+def _spread(rule: ir.FactorRule, tensor: int, dim: int, layout: ir.Layout) -> list[tuple[int, int, ir.Layout]]:
+    tensors = _tensors(rule)
+    assignment = rule.assign(tensors[tensor][dim], layout)
+    complete = rule.complete(assignment) if assignment else None
+    if complete is None:
+        return []
+    found = []
+    for number, expressions in enumerate(tensors):
+        for position, expr in enumerate(expressions):
+            try:
+                other = rule.layout(expr, complete)
+            except ir.errors.ShardingError:
+                continue  # this dim would be cut twice; the strategy is refused later, its neighbours need not know
+            if other is not None and len(other.segments) <= MOST_SEGMENTS:
+                found.append((number, position, other))
+    return found
+
 
 class Candidates:
     """Candidate layouts of every dim of every value in a program, for one axis."""
 
-    def __init__(self, program: ir.Program, policy: AxisPolicy, rules: dict[fx.Node, ir.FactorRule | None]) -> None:
-        self._layouts: dict[Value, list[tuple[ir.Layout, ...]]] = {}
+    def __init__(self, program: ir.Program, policy: AxisPolicy, rules: Rules) -> None:
         self._rules = rules
         self._policy = policy
+        self._layouts: dict[Value, list[Layouts]] = {}
         for node in program.nodes:
-            if node.op == "output":
+            if node.op == "output" or is_getitem(node):
                 continue
             for number, kind in enumerate(result_types(node)):
                 if kind is not None:
-                    self._layouts[node, number] = [
-                        self._seed(program, node, kind, dim) for dim in range(len(kind.shape))
-                    ]
-        nodes = [node for node in program.nodes if node.op == "call_function"]
-        for _ in range(MOST_SWEEPS):
-            changed = [self._visit(node) for node in nodes]
-            if not policy.batch_only:
-                changed += [self._visit(node) for node in reversed(nodes)]
-            if not any(changed):
+                    self._layouts[node, number] = [self._seed(program, node, kind, d) for d in range(len(kind.shape))]
+        self._values = {node: self._values_of(node) for node in rules.of}
+        forward = list(rules.of)
+        for sweep in range(MOST_SWEEPS):
+            backward = sweep % 2 == 1 and not policy.batch_only
+            changed = [self._visit(node) for node in (reversed(forward) if backward else forward)]
+            if sweep and not any(changed):
                 break
 
-    def _seed(self, program: ir.Program, node: fx.Node, kind: ir.TensorType, dim: int) -> tuple[ir.Layout, ...]:
+    def _seed(self, program: ir.Program, node: fx.Node, kind: ir.TensorType, dim: int) -> Layouts:
         settled = kind.dims[dim]
         if kind.shape[dim] < 2:
             return ()
@@ -58,94 +109,36 @@ class Candidates:
                 return ()
         return (settled.layout if settled else ir.Layout.even(kind.shape[dim]),)
 
-    def of(self, node: fx.Node, number: int = 0) -> Sequence[tuple[ir.Layout, ...]]:
-        """Candidates per dim of one result of ``node``."""
-        return self._layouts[node, number]
-
-    def around(self, node: fx.Node) -> list[Sequence[tuple[ir.Layout, ...]]]:
+    def around(self, node: fx.Node) -> list[list[Layouts]]:
         """Candidates of the operands, then of the present results, as :meth:`FactorRule.strategies` takes them."""
-        return [self._layouts[key] for key in self._keys(node)]
+        return [self._layouts[value] for value in self._values[node]]
 
-    def _keys(self, node: fx.Node) -> list[Value]:
+    def _values_of(self, node: fx.Node) -> list[Value]:
         operands = [tensor_of(operand) for operand in tensor_operands(node)]
         return operands + [(node, n) for n, kind in enumerate(result_types(node)) if kind is not None]
 
     def _visit(self, node: fx.Node) -> bool:
-        if is_getitem(node):
-            source = tensor_of(node)
-            return self._share(source, (node, 0))
-        rule = self._rules[node]
+        rule = self._rules.of[node]
         if rule is None:
             return False
-        keys = self._keys(node)
-        tensors = [*rule.operands, *(result for result in rule.results if result is not None)]
+        values = self._values[node]
         changed = False
-        for key, tensor in zip(keys, tensors, strict=True):
-            for dim, expr in enumerate(tensor):
-                for layout in self._layouts[key][dim]:
-                    assignment = complete_assignment(rule, expr, layout)
-                    if assignment is not None:
-                        changed |= self._spread(rule, dict(assignment), keys, tensors)
+        for tensor, value in enumerate(values):
+            for dim, layouts in enumerate(self._layouts[value]):
+                for layout in layouts:
+                    for number, position, implied in self._rules.spread(rule, tensor, dim, layout):
+                        changed |= self._add(values[number], position, implied)
         return changed
 
-    def _share(self, left: Value, right: Value) -> bool:
-        changed = False
-        for dim, (a, b) in enumerate(zip(self._layouts[left], self._layouts[right], strict=True)):
-            merged = _best((*a, *b))
-            for key, old in ((left, a), (right, b)):
-                if merged != old:
-                    self._layouts[key][dim] = merged
-                    changed = True
-        return changed
-
-    def _spread(
-        self,
-        rule: ir.FactorRule,
-        assignment: dict[int, ir.Layout],
-        keys: list[Value],
-        tensors: Sequence[Sequence[object]],
-    ) -> bool:
-        changed = False
-        for key, tensor in zip(keys, tensors, strict=True):
-            for dim, expr in enumerate(tensor):
-                try:
-                    layout = rule.layout(expr, assignment)  # type: ignore[arg-type]
-                except ir.errors.ShardingError:
-                    continue
-                old = self._layouts[key][dim]
-                if layout is None or layout in old or len(layout.segments) > MOST_SEGMENTS:
-                    continue
-                best = _best((*old, layout))
-                if best != old:
-                    self._layouts[key][dim] = best
-                    changed = True
-        return changed
-
-
-@lru_cache(maxsize=65536)
-def _completed(rule: ir.FactorRule, expr: object, layout: ir.Layout) -> tuple[tuple[int, ir.Layout], ...] | None:
-    assignment = rule.assign(expr, layout)  # type: ignore[arg-type]
-    complete = rule.complete(assignment) if assignment else None
-    return tuple(complete.items()) if complete else None
-
-
-def complete_assignment(
-    rule: ir.FactorRule, expr: object, layout: ir.Layout
-) -> tuple[tuple[int, ir.Layout], ...] | None:
-    """The whole assignment that gives ``expr`` the layout, or None; remembered, since blocks repeat."""
-    return _completed(rule, expr, layout)
-
-
-def _best(layouts: Sequence[ir.Layout]) -> tuple[ir.Layout, ...]:
-    unique = dict.fromkeys(layouts)
-    return tuple(sorted(unique, key=_complexity)[:KEPT])
+    def _add(self, value: Value, dim: int, layout: ir.Layout) -> bool:
+        old = self._layouts[value][dim]
+        if layout in old:
+            return False
+        best = tuple(sorted((*old, layout), key=_complexity)[:KEPT])
+        self._layouts[value][dim] = best
+        return best != old
 
 
 def _complexity(layout: ir.Layout) -> tuple[int, int, tuple[tuple[int, int], ...]]:
     segments = tuple((s.size, s.unit) for s in layout.segments)
     return len(segments), max(s.unit for s in layout.segments), segments
-
-
-def rules_of(program: ir.Program) -> dict[fx.Node, ir.FactorRule | None]:
-    """The factor rule of every call; tuple elements have none of their own."""
-    return {node: None if is_getitem(node) else rule_of(node) for node in program.nodes if node.op == "call_function"}

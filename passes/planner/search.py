@@ -13,7 +13,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 from torch import fx
 
@@ -22,11 +22,15 @@ from fastvideo_ir.factors import Strategy
 from fastvideo_ir.graph import is_getitem, result_types, tensor_operands
 
 from .cost import CostModel, Work
+from .repeats import Repeat
+from .values import Value, tensor_of
 
 BEAM = 256
 COMPARED = 12
 EARLY = 1e-6
-"""Relative surcharge on an exchange at the very start: of equally cheap ones the latest is taken, and can pack."""
+"""Relative surcharge on an exchange for an op without FLOPs: of equally cheap ones the one at the matmul is taken."""
+SAME_COST = 1e-6
+"""Relative difference below which two blocks cost the same."""
 REPLICATED = 0
 """Every value's first placement is the replicated one."""
 
@@ -51,15 +55,13 @@ class ValueTable:
         """Cost of having the value at ``target`` when it exists in the placements of ``mask``."""
         if mask >> target & 1:
             return 0.0
-        best = math.inf
-        for source in range(len(self.placements)):
-            if mask >> source & 1:
-                key = (source, target)
-                cost = self.costs.get(key)
-                if cost is None:
-                    cost = self.costs[key] = model.reshard(self.kind, self.placements[source], self.placements[target])
-                best = min(best, cost)
-        return best
+        cost = self.costs.get((mask, target))
+        if cost is None:
+            wanted = self.placements[target]
+            held = [placement for number, placement in enumerate(self.placements) if mask >> number & 1]
+            cost = min(model.reshard(self.kind, placement, wanted) for placement in held)
+            self.costs[mask, target] = cost
+        return cost
 
 
 @dataclass(frozen=True)
@@ -91,10 +93,17 @@ class Plan:
     seconds: float
 
 
-Value = tuple[fx.Node, int]
-"""One tensor: a node and the number of its result."""
 Record = tuple[float, int, int]
 """How a state was reached: its cost, the index of the state before, and the choice taken."""
+
+
+@dataclass(frozen=True)
+class Frontier:
+    """The search between two nodes: the values still to be used, and the states reached."""
+
+    position: int
+    live: list[Value]
+    states: dict[State, Record]
 
 
 class Search:
@@ -106,6 +115,8 @@ class Search:
         strategies: what each call may do; where replication is among it, it comes first.
         works: the work of every call.
         negligible: seconds below which a node that can run replicated is not worth dividing.
+        repeats: stretches of equal blocks. Once a block adds the same to every state as the block before it, all
+            further ones do, and its decisions are theirs.
     """
 
     def __init__(
@@ -115,6 +126,7 @@ class Search:
         strategies: dict[fx.Node, list[Strategy]],
         works: dict[fx.Node, Work],
         negligible: float,
+        repeats: Sequence[Repeat] = (),
     ) -> None:
         self._program = program
         self._model = model
@@ -123,6 +135,8 @@ class Search:
         self._negligible = negligible
         self._tables: dict[Value, ValueTable] = {}
         self._nodes = [n for n in program.nodes if n.op == "call_function" and not is_getitem(n)]
+        self._position = {node: number for number, node in enumerate(self._nodes)}
+        self._repeats = repeats
         self._last_use = self._last_uses()
 
     def run(self) -> Plan:
@@ -130,17 +144,68 @@ class Search:
         live = [(node, 0) for node in self._program.input_nodes if (node, 0) in self._last_use]
         for value in live:
             self._tables[value] = ValueTable(ir.tensor_type(value[0]))
-        states: dict[State, Record] = {(1,) * len(live): (0.0, -1, -1)}
+        frontier = Frontier(0, live, {(1,) * len(live): (0.0, -1, -1)})
         steps: list[Step] = []
         history: list[list[Record]] = []
-        for position, node in enumerate(self._nodes):
+        for repeat in self._repeats:
+            frontier = self._walk(frontier, repeat.start, steps, history)
+            frontier = self._walk_blocks(frontier, repeat, steps, history)
+        frontier = self._walk(frontier, len(self._nodes), steps, history)
+        return self._trace(steps, history, frontier)
+
+    def _walk(self, at: Frontier, stop: int, steps: list[Step], history: list[list[Record]]) -> Frontier:
+        """Take the nodes up to position ``stop``."""
+        live, states = at.live, at.states
+        for position in range(at.position, stop):
+            node = self._nodes[position]
             step = self._step(node, live, position)
-            states = self._advance(step, states, live, position)
+            states = self._advance(step, states, live)
             live = [live[slot] for slot in step.kept] + [(node, number) for number in step.added]
             states = self._prune(states, live)
             steps.append(step)
             history.append(list(states.values()))
-        return self._trace(steps, history, states, live)
+        return Frontier(stop, live, states)
+
+    def _walk_blocks(self, at: Frontier, repeat: Repeat, steps: list[Step], history: list[list[Record]]) -> Frontier:
+        """Take a stretch of equal blocks; the last one always by itself, since values die in it."""
+        last = repeat.stop - repeat.period
+        while at.position < last:
+            before = at
+            at = self._walk(before, before.position + repeat.period, steps, history)
+            added = self._steady_cost(before, at, repeat.period)
+            if added is not None and at.position < last:
+                at = self._skip(at, repeat.period, (last - at.position) // repeat.period, added, steps, history)
+        return self._walk(at, repeat.stop, steps, history)
+
+    def _steady_cost(self, before: Frontier, after: Frontier, period: int) -> float | None:
+        """What one block adds to every state alike; None where states differ."""
+        if self._twins(before, period, period) != after.live or list(before.states) != list(after.states):
+            return None
+        added = [b[0] - a[0] for a, b in zip(before.states.values(), after.states.values(), strict=True)]
+        return added[0] if max(added) - min(added) <= SAME_COST * added[0] else None
+
+    def _twins(self, at: Frontier, period: int, distance: int) -> list[Value]:
+        """The live values as they are ``distance`` later: those made in the block that ends here have moved along."""
+        result = []
+        for node, number in at.live:
+            made = self._position.get(node, -1)
+            result.append((self._nodes[made + distance] if made >= at.position - period else node, number))
+        return result
+
+    def _skip(
+        self, at: Frontier, period: int, blocks: int, added: float, steps: list[Step], history: list[list[Record]]
+    ) -> Frontier:
+        """Repeat the decisions of the block just taken for the next ``blocks`` ones."""
+        template = list(zip(steps[-period:], history[-period:], strict=True))
+        for number in range(1, blocks + 1):
+            for offset, (step, records) in enumerate(template):
+                steps.append(replace(step, node=self._nodes[at.position + (number - 1) * period + offset]))
+                history.append(records)
+        live = self._twins(at, period, blocks * period)
+        for old, new in zip(at.live, live, strict=True):
+            self._tables[new] = self._tables[old]
+        states = {state: (cost + blocks * added, origin, choice) for state, (cost, origin, choice) in at.states.items()}
+        return Frontier(at.position + blocks * period, live, states)
 
     def _last_uses(self) -> dict[Value, int]:
         result: dict[Value, int] = {}
@@ -182,11 +247,9 @@ class Search:
         may_rest = choices[0].strategy.divided is None and work.seconds < self._negligible
         return Step(node, choices, kept, added, may_rest)
 
-    def _advance(
-        self, step: Step, states: dict[State, Record], live: list[Value], position: int
-    ) -> dict[State, Record]:
+    def _advance(self, step: Step, states: dict[State, Record], live: list[Value]) -> dict[State, Record]:
         result: dict[State, Record] = {}
-        eagerness = 1 + EARLY * (1 - position / len(self._nodes))
+        eagerness = 1.0 if self._works[step.node].flops else 1 + EARLY
         tables = [self._tables[value] for value in live]
         latency = self._model.hardware.latency
         for origin, (state, (spent, _, _)) in enumerate(states.items()):
@@ -215,7 +278,8 @@ class Search:
     def _prune(self, states: dict[State, Record], live: list[Value]) -> dict[State, Record]:
         tables = [self._tables[value] for value in live]
         kept: list[tuple[State, Record]] = []
-        for state, record in sorted(states.items(), key=lambda item: item[1][0]):
+        quantum = self._negligible * SAME_COST
+        for state, record in sorted(states.items(), key=lambda item: (round(item[1][0] / quantum), item[0])):
             rivals = kept[:COMPARED]
             if not any(self._dominates(rival, cost, state, record[0], tables) for rival, (cost, _, _) in rivals):
                 kept.append((state, record))
@@ -237,14 +301,12 @@ class Search:
                 target += 1
         return cost <= limit
 
-    def _trace(
-        self, steps: Sequence[Step], history: list[list[Record]], states: dict[State, Record], live: list[Value]
-    ) -> Plan:
+    def _trace(self, steps: Sequence[Step], history: list[list[Record]], end: Frontier) -> Plan:
         """Outputs are gathered; then back from the cheapest end."""
-        tables = [self._tables[value] for value in live]
+        tables = [self._tables[value] for value in end.live]
         totals = [
             cost + sum(table.cheapest(mask, REPLICATED, self._model) for mask, table in zip(state, tables, strict=True))
-            for state, (cost, _, _) in states.items()
+            for state, (cost, _, _) in end.states.items()
         ]
         at = min(range(len(totals)), key=totals.__getitem__)
         seconds = totals[at]
@@ -254,12 +316,3 @@ class Search:
             strategies[step.node] = step.choices[choice].strategy
             at = previous
         return Plan(strategies, seconds)
-
-
-def tensor_of(node: fx.Node) -> Value:
-    """The tensor that ``node`` stands for: elements of a row are results of the node that made the row."""
-    if is_getitem(node):
-        source, number = node.args
-        assert isinstance(source, fx.Node) and isinstance(number, int)
-        return source, number
-    return node, 0

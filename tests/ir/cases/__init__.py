@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
-from . import attention, conv, index, matmul, pointwise, reduce, shape, slicing
+from . import attention, conv, index, matmul, pointwise, reduce, shape, slicing, transform
 from .case import Case, Draw
 
 ALL: list[Case] = [
-    case for module in (attention, conv, index, matmul, pointwise, reduce, shape, slicing) for case in module.CASES
+    case
+    for module in (attention, conv, index, matmul, pointwise, reduce, shape, slicing, transform)
+    for case in module.CASES
 ]
 
 __all__ = ["ALL", "Case", "Draw"]

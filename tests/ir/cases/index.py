@@ -35,6 +35,22 @@ CASES = [
     exact("scatter.value", lambda d: call(d.real("b", 5), 0, _index(d, "b", "t", 3), 2.0)),
     case("scatter_add.default", lambda d: call(d.real("bsc"), 1, _index(d, "s", "btc"), d.real("btc")), "02"),
     case("scatter_reduce.two", lambda d: call(d.real("bsc"), 1, _index(d, "s", "btc"), d.real("btc"), "amax"), "02"),
+    exact("index_put.default", lambda d: call(d.real("b", 8, "c"), [None, _row(d)], d.real("b", 3, "c")), "02"),
+    exact("index_put.default", lambda d: call(d.real("b", 8, "c"), [None, _row(d)], d.real("c")), "02"),
+    exact("index_put.default", lambda d: call(d.real("8bc"), [_row(d)], d.real("")), "12"),
+    exact("index_put.default", lambda d: call(d.real("8b4"), [_row(d), None, _index(d, 4, 1)], d.real("3b")), "1"),
+    case("index_put.default", lambda d: call(d.real("bsc"), [None, _index(d, "s", "t")], d.real("tc"), True), "02"),
+    exact("index_put.default", lambda d: call(d.real("bsc"), [d.bools("bs")], d.real("c")), "012"),
+    exact("index_put.default", lambda d: call(d.real("bsc"), [d.bools("bsc")], d.real("")), "012"),
+    case("index_add.default", lambda d: call(d.real("bsc"), 1, _index(d, "s", "t"), d.real("btc")), "02"),
+    exact("index_copy.default", lambda d: call(d.real("b", 8, "c"), 1, _row(d), d.real("b", 3, "c")), "02"),
+    exact("index_fill.int_Scalar", lambda d: call(d.real("bsc"), 1, _index(d, "s", "t"), 2.0), "02"),
+    exact("index_fill.int_Tensor", lambda d: call(d.real("bsc"), -2, _index(d, "s", "t"), d.real("")), "02"),
+    exact("bucketize.Tensor", lambda d: call(d.real("bsc"), d.real("v").sort().values), "012"),
+    exact("searchsorted.Tensor", lambda d: call(d.real("v").sort().values, d.real("bsc")), "012"),
+    case("grid_sampler.default", lambda d: call(d.real("bc", 4, 5), d.unit("bhw2"), 0, 0, False), "0123"),
+    case("grid_sampler_2d.default", lambda d: call(d.real("bc", 4, 5), d.unit("bhw2"), 1, 1, True), "0123"),
+    case("grid_sampler_3d.default", lambda d: call(d.real("bc", 4, 5, 3), d.unit("bhwt3"), 0, 0, False), "01234"),
     exact("meshgrid.default", lambda d: call([d.real("s"), d.real("t")]), "01"),
     exact("meshgrid.indexing", lambda d: call([d.real("s"), d.real("t"), d.real("u")], indexing="ij"), "012"),
     exact("meshgrid.indexing", lambda d: call([d.real("s"), d.real("t"), d.real("u")], indexing="xy"), "012"),
@@ -48,6 +64,11 @@ CASES = [
     exact("new_full.default", lambda d: call(d.real("c"), d.shape("bs"), 2.0), "01"),
     exact("one_hot.default", lambda d: call(_index(d, "v", "bs"), d.size("v")), "01"),
 ]
+
+
+def _row(d: Draw) -> Tensor:
+    """Three different places out of eight, in an order of their own."""
+    return d.real(8).argsort()[:3]
 
 
 def _permuted(d: Draw) -> Tensor:

@@ -67,6 +67,14 @@ CASES = [
     case("einsum.default", lambda d: call("...i,oi->...o", [d.real("bsi"), d.real("oi")]), "012", sums=[(0, 2)]),
     case("einsum.default", lambda d: call("...ij,...j", [d.real("bij"), d.real("j")]), "01", sums=[(0, 2)]),
     case("einsum.default", lambda d: call("bii->bi", [d.real("b33")]), "0"),
+    case("linalg_matmul.default", lambda d: call(d.real("bmk"), d.real("bkn")), "012", sums=[(0, 2)]),
+    case("vdot.default", lambda d: call(d.real("k"), d.real("k")), sums=[(0, 0)]),
+    case("inner.default", lambda d: call(d.real("bmk"), d.real("nk")), "012", sums=[(0, 2), (1, 1)]),
+    case(
+        "tensordot.default", lambda d: call(d.real("bkcm"), d.real("cnk"), [1, 2], [2, 0]), "012", sums=[(0, 1), (0, 2)]
+    ),
+    case("addmv.default", lambda d: call(d.real("m"), d.real("mk"), d.real("k"), beta=0.5), "0", sums=[(1, 1)]),
+    case("addmv.default", lambda d: call(d.real(""), d.real("mk"), d.real("k")), "0", sums=[(1, 1)]),
     case("outer.default", lambda d: call(d.real("m"), d.real("n")), "01", partial=[(0,), (1,)]),
     case("ger.default", lambda d: call(d.real("m"), d.real("n")), "01", partial=[(0,), (1,)]),
 ]

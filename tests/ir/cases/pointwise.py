@@ -23,17 +23,20 @@ _DOMAINS = {
     "u": """acos.default acosh.default asin.default atanh.default erfinv.default logit.default arccos.default
         arcsin.default arctanh.default special_logit.default""",
     "p": """log.default log10.default log1p.default log2.default sqrt.default rsqrt.default pow.Tensor_Scalar pow.Scalar
-        reciprocal.default digamma.default lgamma.default""",
-    "rp": """pow.Tensor_Tensor div.Tensor div.Tensor_mode divide.Tensor true_divide.Tensor fmod.Tensor remainder.Tensor
+        reciprocal.default digamma.default lgamma.default float_power.Tensor_Scalar remainder.Scalar_Tensor
+        fmod.Scalar""",
+    "rp": """pow.Tensor_Tensor div.Tensor div.Tensor_mode divide.Tensor divide.Tensor_mode true_divide.Tensor fmod.Tensor remainder.Tensor
         floor_divide.default xlogy.Tensor""",
     "rrp": "addcdiv.default",
     "i": """eq.Scalar ne.Scalar lt.Scalar le.Scalar gt.Scalar ge.Scalar bitwise_not.default __and__.Scalar
-        __or__.Scalar bitwise_and.Scalar bitwise_or.Scalar logical_not.default""",
+        __or__.Scalar bitwise_and.Scalar bitwise_or.Scalar bitwise_xor.Scalar bitwise_left_shift.Tensor_Scalar
+        bitwise_right_shift.Tensor_Scalar __lshift__.Scalar __rshift__.Scalar logical_not.default""",
     "ii": """eq.Tensor ne.Tensor lt.Tensor le.Tensor gt.Tensor ge.Tensor not_equal.Tensor less.Tensor greater.Tensor
         less_equal.Tensor greater_equal.Tensor bitwise_and.Tensor bitwise_or.Tensor bitwise_xor.Tensor __and__.Tensor
         __or__.Tensor __xor__.Tensor logical_and.default logical_or.default logical_xor.default""",
     "brr": "where.self where.ScalarSelf where.ScalarOther where.Scalar",
     "rbs": "masked_fill.Scalar masked_fill.Tensor",
+    "rr": "isclose.default",
     "c": """real.default imag.default angle.default conj.default _conj.default conj_physical.default
         resolve_conj.default""",
 }
@@ -45,6 +48,12 @@ ARGUMENTS: dict[str, dict[str, Any]] = {
     "__or__.Scalar": {"other": 3},
     "bitwise_and.Scalar": {"other": 3},
     "bitwise_or.Scalar": {"other": 3},
+    "bitwise_xor.Scalar": {"other": 3},
+    "bitwise_left_shift.Tensor_Scalar": {"other": 2},
+    "bitwise_right_shift.Tensor_Scalar": {"other": 1},
+    "__lshift__.Scalar": {"other": 2},
+    "__rshift__.Scalar": {"other": 1},
+    "divide.Tensor_mode": {"rounding_mode": "floor"},
     "clamp.default": {"min": -0.5, "max": 0.5},
     "clip.default": {"min": -0.5, "max": 0.5},
     "div.Scalar_mode": {"rounding_mode": "floor"},
@@ -57,8 +66,6 @@ ARGUMENTS: dict[str, dict[str, Any]] = {
     "to.dtype": {"dtype": torch.float32},
     "to.dtype_layout": {"dtype": torch.int64},
     "_to_copy.default": {"dtype": torch.float32},
-    "bernoulli.p": {"p": 1.0},
-    "dropout.default": {"p": 0.0, "train": False},
 }
 """Arguments other than tensors; scalars are 0.7 where nothing is said."""
 
@@ -71,7 +78,9 @@ ROUNDED = frozenset(
         logit.default mish.default polar.default pow.Scalar pow.Tensor_Scalar pow.Tensor_Tensor rsqrt.default
         selu.default sigmoid.default silu.default sin.default sinh.default softplus.default tan.default tanh.default
         xlogy.Tensor angle.default lerp.Tensor lerp.Scalar addcmul.default addcdiv.default digamma.default
-        lgamma.default sinc.default
+        lgamma.default sinc.default arccos.default arcsin.default arctan.default arctan2.default arctanh.default
+        logaddexp.default logaddexp2.default hypot.default special_expit.default float_power.Tensor_Scalar
+        deg2rad.default rad2deg.default
         """
     )
 )
@@ -87,6 +96,11 @@ LINEAR: dict[str, list[tuple[int, ...]]] = {
     "div.Scalar": [(0,)],
     "neg.default": [(0,)],
     "clone.default": [(0,)],
+    "subtract.Tensor": [(0, 1)],
+    "multiply.Tensor": [(0,), (1,)],
+    "divide.Tensor": [(0,)],
+    "true_divide.Tensor": [(0,)],
+    "negative.default": [(0,)],
     "contiguous.default": [(0,)],
     "alias.default": [(0,)],
     "detach.default": [(0,)],
@@ -157,11 +171,21 @@ def _auto() -> list[Case]:
     return cases
 
 
-BY_HAND = frozenset({"clamp.Tensor"})
+BY_HAND = frozenset({"clamp.Tensor", "clip.Tensor"})
 
 CASES = [
     *_auto(),
     exact("clamp.Tensor", lambda d: call(d.real("bsc"), -d.positive("c"), d.positive("s1")), "012"),
+    exact("clip.Tensor", lambda d: call(d.real("bsc"), -d.positive("c"), d.positive("s1")), "012"),
+    exact("fill.Tensor", lambda d: call(d.real("bsc"), d.real()), "012"),
+    case("glu.default", lambda d: call(d.real("bs", 2 * d.size("c"))), "012"),
+    case("glu.default", lambda d: call(d.real("b", 12, "c"), 1), "012"),
+    exact("prelu.default", lambda d: call(d.real("bsc"), d.positive("s")), "012"),
+    exact("prelu.default", lambda d: call(d.real("bsc"), d.positive("1")), "012"),
+    *(
+        exact(f"{name}.default", lambda d: call(d.real("bsc"), 0.5, False), "012", partial=[(0,)])
+        for name in ("dropout", "feature_dropout", "alpha_dropout")
+    ),
     exact("add.Tensor", lambda d: call(d.real("bsc"), d.real("c"), alpha=2), "012", partial=[(0, 1)]),
     exact("add.Tensor", lambda d: call(d.real("bsc"), 1.5), "012"),
     exact("sub.Tensor", lambda d: call(d.ints("bsc"), d.ints("sc")), "012", partial=[(0, 1)]),

@@ -2,14 +2,24 @@
 
 from __future__ import annotations
 
-from .case import call, case, exact
+import torch
+from torch import Tensor
+
+from .case import Draw, call, case, exact
 
 _REDUCTIONS = (
     "amax.default amin.default argmax.default argmin.default all.dim any.dim count_nonzero.default prod.dim_int"
 )
 _PAIRS = "max.dim min.dim median.dim"
-_SPREADS = "var.dim std.dim var.correction std.correction var_mean.correction"
+_SPREADS = """
+    var.dim std.dim var.correction std.correction var_mean.correction var_mean.dim std_mean.dim std_mean.correction
+"""
 _WHOLE = "max.default min.default all.default any.default prod.default argmax.default amax.default"
+
+
+def _channels(d: Draw) -> tuple[Tensor, ...]:
+    return d.real("c"), d.real("c"), d.real("c"), d.positive("c")
+
 
 CASES = [
     case("sum.default", lambda d: call(d.real("bsc")), sums=[(0, 0), (0, 1), (0, 2)], partial=[(0,)]),
@@ -17,6 +27,22 @@ CASES = [
     case("sum.dim_IntList", lambda d: call(d.real("bsc"), [-1, 0], True), "1", sums=[(0, 0), (0, 2)]),
     case("sum.dim_IntList", lambda d: call(d.real("bsc"), []), sums=[(0, 0)]),
     case("sum.dim_IntList", lambda d: call(d.bools("bsc"), [1]), "01", sums=[(0, 1)]),
+    case("nansum.default", lambda d: call(d.real("bsc"), [1]), "01"),
+    case("nanmean.default", lambda d: call(d.real("bsc"), [1]), "01"),
+    exact("all.dims", lambda d: call(d.bools("bsc"), [1, 2]), "0"),
+    exact("any.dims", lambda d: call(d.bools("bsc"), [1], True), "02"),
+    exact("aminmax.default", lambda d: call(d.real("bsc"), dim=1), "01"),
+    exact("median.default", lambda d: call(d.real("bsc"))),
+    exact("kthvalue.default", lambda d: call(d.real("bsc"), 2, 1), "01"),
+    case("norm.Scalar", lambda d: call(d.real("bsc"))),
+    case("norm.ScalarOpt_dim_dtype", lambda d: call(d.real("bsc"), 2, [1], False, dtype=torch.float64), "01"),
+    case("linalg_norm.default", lambda d: call(d.real("bsc"), None, [1], True), "02"),
+    case("linalg_norm.default", lambda d: call(d.real("bsc"))),
+    case("special_logsumexp.default", lambda d: call(d.real("bsc"), [1]), "01"),
+    case("special_softmax.default", lambda d: call(d.real("bsc"), 1), "02"),
+    exact("cummax.default", lambda d: call(d.real("bsc"), 1), "02"),
+    exact("cummin.default", lambda d: call(d.real("bsc"), 1), "02"),
+    case("logcumsumexp.default", lambda d: call(d.real("bsc"), 1), "02"),
     case("mean.default", lambda d: call(d.real("bsc")), partial=[(0,)]),
     case("mean.dim", lambda d: call(d.real("bsc"), [1]), "01", partial=[(0,)]),
     case("mean.dim", lambda d: call(d.real("bsc"), [-2, -1], True), "0", partial=[(0,)]),
@@ -49,6 +75,11 @@ CASES = [
     case("layer_norm.default", lambda d: call(d.real("bsc"), d.shape("sc"), d.real("sc")), "0"),
     case("rms_norm.default", lambda d: call(d.real("bshc"), d.shape("c"), d.real("c"), 1e-6), "012"),
     case("rms_norm.default", lambda d: call(d.real("bsc"), d.shape("c")), "01"),
-    case("group_norm.default", lambda d: call(d.real("b", 6, "hw"), 3, d.real(6), d.real(6)), "0"),
-    case("group_norm.default", lambda d: call(d.real("b", 4, "s"), 2), "0"),
+    case("native_layer_norm.default", lambda d: call(d.real("bsc"), d.shape("c"), d.real("c"), None, 1e-6), "01"),
+    case("group_norm.default", lambda d: call(d.real("b", 6, "hw"), 3, d.real(6), d.real(6)), "01"),
+    case("group_norm.default", lambda d: call(d.real("b", 4, "s"), 2), "01"),
+    case("batch_norm.default", lambda d: call(d.real("bcs"), *_channels(d), False, 0.1, 1e-5, False), "012"),
+    case("batch_norm.default", lambda d: call(d.real("bcs"), None, None, None, None, True, 0.1, 1e-5, False), "1"),
+    case("instance_norm.default", lambda d: call(d.real("bc4"), None, None, None, None, True, 0.1, 1e-5, False), "01"),
+    case("instance_norm.default", lambda d: call(d.real("bcs"), *_channels(d), False, 0.1, 1e-5, False), "01"),
 ]

@@ -43,7 +43,7 @@ CASES = [
     exact("unbind.int", lambda d: call(d.real("bsc"), 1), "01", partial=ONE),
     *(
         one
-        for name in ("cat.default", "concat.default")
+        for name in ("cat.default", "concat.default", "concatenate.default")
         for one in (
             exact(name, lambda d: call([d.real("bsc"), d.real("btc")], 1), "012", partial=[(0, 1)]),
             exact(name, lambda d: call([d.real("bs"), d.real("bt"), d.real("b1")], -1), "01", partial=[(0, 1, 2)]),
@@ -53,6 +53,19 @@ CASES = [
         )
     ),
     exact("stack.default", lambda d: call([d.real("bs"), d.real("bs"), d.real("bs")], 1), "02", partial=[(0, 1, 2)]),
+    *(
+        exact(f"{name}.default", lambda d: call([d.real("sbc"), d.real("tbc")]), "012")
+        for name in ("vstack", "row_stack")
+    ),
+    *(
+        exact(f"{name}.default", lambda d: call([d.real("bsc"), d.real("btc")]), "012", partial=[(0, 1)])
+        for name in ("hstack", "column_stack")
+    ),
+    *(exact(f"{name}.default", lambda d: call([d.real("s"), d.real("s")])) for name in ("hstack", "vstack", "dstack")),
+    exact("dstack.default", lambda d: call([d.real("bcs"), d.real("bct")]), "012"),
+    exact("unsafe_split.Tensor", lambda d: call(d.real("b", 12, "c"), 4, 1), "012", partial=ONE),
+    exact("unsafe_split_with_sizes.default", lambda d: call(d.real(7, "c"), [3, 4]), "01", partial=ONE),
+    exact("unsafe_chunk.default", lambda d: call(d.real("b", 10), 4, -1), "01", partial=ONE),
     exact("stack.default", lambda d: call([d.real("bs"), d.real("bs")], -1), "01", partial=[(0, 1)]),
     exact(
         "slice_scatter.default",

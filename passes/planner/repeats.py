@@ -1,0 +1,113 @@
+"""Repeated blocks: stretches of the graph that are the same ops on the same shapes, again and again.
+
+Two calls match where op, rule, work and plain arguments agree and each operand is either made at the same distance
+before them, or is the very same value, or is a param of the same type. A model's blocks show up as a long run of calls
+that match the calls one *period* later; no name is looked at.
+"""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Callable, Hashable, Sequence
+from dataclasses import dataclass
+
+from torch import fx
+
+import fastvideo_ir as ir
+from fastvideo_ir.graph import map_arguments, tensor_operands
+
+from .values import tensor_of
+
+FEWEST = 3
+"""Fewer blocks than these are not worth it."""
+SHORTEST = 8
+"""A block has at least this many calls."""
+MOST_PERIODS = 8
+
+
+@dataclass(frozen=True)
+class Repeat:
+    """``count`` blocks of ``period`` calls from position ``start`` on."""
+
+    start: int
+    period: int
+    count: int
+
+    @property
+    def stop(self) -> int:
+        return self.start + self.period * self.count
+
+
+def find_repeats(
+    calls: Sequence[fx.Node], is_param: Callable[[fx.Node], bool], detail: Callable[[fx.Node], Hashable]
+) -> list[Repeat]:
+    """Repeated blocks, disjoint and in order.
+
+    Args:
+        calls: in graph order.
+        is_param: whether a placeholder is a weight.
+        detail: what else must be equal, by call.
+    """
+    keys = _keys(calls, detail)
+    position = {node: number for number, node in enumerate(calls)}
+    found: list[Repeat] = []
+    for period in _periods(keys):
+        number = 0
+        while number + period < len(calls):
+            run = number
+            while (
+                run + period < len(calls)
+                and keys[run] == keys[run + period]
+                and _same_operands(calls[run], calls[run + period], period, position, is_param)
+            ):
+                run += 1
+            count = (run - number) // period + 1
+            if count >= FEWEST:
+                found.append(Repeat(number, period, count))
+            number = run + 1
+    return _disjoint(found)
+
+
+def _keys(calls: Sequence[fx.Node], detail: Callable[[fx.Node], Hashable]) -> list[int]:
+    numbers: dict[Hashable, int] = {}
+    result = []
+    for node in calls:
+        arguments = repr(map_arguments(node, lambda _: None))
+        key = (node.target, arguments, ir.value_type(node), detail(node))
+        result.append(numbers.setdefault(key, len(numbers)))
+    return result
+
+
+def _periods(keys: Sequence[int]) -> list[int]:
+    """Likely periods: the commonest distances between neighbouring calls of one kind."""
+    last: dict[int, int] = {}
+    distances: Counter[int] = Counter()
+    for number, key in enumerate(keys):
+        if number - last.get(key, number) >= SHORTEST:
+            distances[number - last[key]] += 1
+        last[key] = number
+    return [distance for distance, _ in distances.most_common(MOST_PERIODS)]
+
+
+def _same_operands(
+    left: fx.Node, right: fx.Node, period: int, position: dict[fx.Node, int], is_param: Callable[[fx.Node], bool]
+) -> bool:
+    for a, b in zip(tensor_operands(left), tensor_operands(right), strict=True):
+        (maker_a, result_a), (maker_b, result_b) = tensor_of(a), tensor_of(b)
+        if maker_a is maker_b and result_a == result_b:
+            continue
+        if is_param(maker_a) and is_param(maker_b) and ir.value_type(maker_a) == ir.value_type(maker_b):
+            continue
+        shifted = maker_a in position and maker_b in position and position[maker_b] - position[maker_a] == period
+        if not shifted or result_a != result_b:
+            return False
+    return True
+
+
+def _disjoint(repeats: list[Repeat]) -> list[Repeat]:
+    """The longest ones, without overlaps."""
+    chosen: list[Repeat] = []
+    for repeat in sorted(repeats, key=lambda r: (r.start - r.stop, r.period)):
+        if all(repeat.stop <= other.start or other.stop <= repeat.start for other in chosen):
+            chosen.append(repeat)
+    return sorted(chosen, key=lambda r: r.start)

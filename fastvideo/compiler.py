@@ -61,7 +61,8 @@ def compile(
 
     Args:
         model: in eval mode; stays as it is.
-        num_gpus: ranks that work on one call: CUDA devices, or processes on the CPU. None: as ``parallel`` says, or one.
+        num_gpus: ranks that work on one call: CUDA devices, or processes on the CPU. None: as ``parallel`` says, or
+            one.
         parallel: pins the division of the work; None lets the planner choose it.
         attention_backend: a registered name that must run every attention; None or ``"auto"``: the first exact one
             that can. The environment variable ``FASTVIDEO_ATTENTION_BACKEND`` stands in for None.

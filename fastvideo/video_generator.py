@@ -124,6 +124,8 @@ class VideoGenerator:
                 component = pipeline.load(
                     role, dtypes.get(role, torch.float32), overrides if role == "scheduler" else None
                 )
+                if isinstance(component.value, torch.nn.Module):
+                    component.value.to(place)
                 if role in pipeline.family.compiled:
                     compiled = compile(
                         component.value,
@@ -136,8 +138,6 @@ class VideoGenerator:
                     )
                     resources.callback(compiled.close)
                     component = replace(component, value=compiled)
-                elif isinstance(component.value, torch.nn.Module):
-                    component.value.to(place)
                 components[role] = component
             composed = ComposedPipeline(pipeline, components, place)
             return cls(pipeline=composed, resources=resources.pop_all())

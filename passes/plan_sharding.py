@@ -12,6 +12,7 @@ tiny model gets the plan of its large sister.
 
 from __future__ import annotations
 
+import math
 from dataclasses import replace
 
 from torch import fx
@@ -192,8 +193,24 @@ def _allowed(
             continue
         placed = [*zip(kinds, strategy.operands, strict=True), *zip(results, strategy.results, strict=True)]
         if all(kind is None or p is None or _fits(kind, p) for kind, p in placed):
-            allowed.append(strategy)
+            allowed.append(replace(strategy, divided=_left_to_divide(program, strategy, placed)))
     return allowed
+
+
+def _left_to_divide(
+    program: ir.Program, strategy: Strategy, placed: list[tuple[ir.TensorType | None, ir.Placement | None]]
+) -> ir.Layout | None:
+    """What settled axes leave of the layout that the strategy divides; None where that is one unit a segment."""
+    layout = strategy.divided
+    for kind, placement in placed:
+        if layout is None or kind is None or not isinstance(placement, ir.Shard) or placement.layout != layout:
+            continue
+        settled = kind.dims[placement.dim]
+        if settled is not None:
+            parts = math.prod(program.mesh.size(axis) for axis in settled.axes)
+            left = [ir.Segment(-(-s.size // s.unit // parts) * s.unit, s.unit) for s in layout.segments]
+            return ir.Layout(tuple(left)) if any(s.size > s.unit for s in left) else None
+    return layout
 
 
 def _fits(kind: ir.TensorType, placement: ir.Placement) -> bool:

@@ -60,6 +60,13 @@ def broadcast(shape: Sequence[int], out: Sequence[DimExpr], out_shape: Sequence[
     return [out[missing + dim] if size == out_shape[missing + dim] else ((),) for dim, size in enumerate(shape)]
 
 
+def broadcast_shape(*shapes: Sequence[int]) -> tuple[int, ...]:
+    """The shape to which tensors of ``shapes`` broadcast."""
+    rank = max((len(shape) for shape in shapes), default=0)
+    padded = [(1,) * (rank - len(shape)) + tuple(shape) for shape in shapes]
+    return tuple(next((size for size in sizes if size != 1), 1) for sizes in zip(*padded, strict=True))
+
+
 def whole_rule(node: fx.Node) -> FactorRule:
     """Nothing may be sharded."""
     builder = RuleBuilder()

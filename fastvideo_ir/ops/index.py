@@ -7,7 +7,7 @@ from torch import fx
 
 from ..factors import DimExpr, FactorRule, RuleBuilder
 from ..graph import bind, dim_index, operand_type
-from .define import broadcast, define, operand_shapes, or_empty, result_shape, whole_rule
+from .define import broadcast, broadcast_shape, define, operand_shapes, or_empty, result_shape, whole_rule
 
 TABLE = ((0,),)
 """Elements are picked, not changed: partial sums of what is picked from pass."""
@@ -102,7 +102,7 @@ def index_put_rule(node: fx.Node) -> FactorRule:
     dims = [builder.whole(size) if d in given else builder.factor(size) for d, size in enumerate(shape)]
     adjacent = given == list(range(given[0], given[-1] + 1))
     position = given[0] if adjacent else 0
-    picked = torch.broadcast_shapes(*(kind.shape for kind in kinds))
+    picked = broadcast_shape(*(kind.shape for kind in kinds))
     free = [d for d in range(len(shape)) if d not in given]
     written: list[DimExpr] = [dims[d] for d in free]
     written[position:position] = [builder.whole(size) for size in picked]

@@ -119,9 +119,11 @@ def tensordot_rule(node: fx.Node) -> FactorRule:
 def addmv_rule(node: fx.Node) -> FactorRule:
     """``m, m k, k -> m``."""
     addend, (rows, contracted), _ = operand_shapes(node)
+    if addend != (rows,):
+        return whole_rule(node)  # an empty product with a broadcast addend has the wrong shape in PyTorch
     builder = RuleBuilder()
     m, k = builder.factor(rows), builder.summed(contracted)
-    return builder.rule([[m] if addend == (rows,) else [((),)] * len(addend), [m, k], [k]], [[m]], addends=(0,))
+    return builder.rule([[m], [m, k], [k]], [[m]], linear=((0, 1), (0, 2)), addends=(0,))
 
 
 def outer_rule(node: fx.Node) -> FactorRule:

@@ -197,6 +197,14 @@ def expand_as_rule(node: fx.Node) -> FactorRule:
     return replace(rule, operands=(*rule.operands, result))
 
 
+def reshape_as_rule(node: fx.Node) -> FactorRule:
+    """The second operand gives its shape alone; it is sharded like the result."""
+    rule = reshape_rule(node)
+    result = rule.results[0]
+    assert result is not None
+    return replace(rule, operands=(rule.operands[0], result))
+
+
 def localize_reshape(node: fx.Node, rank: RankView) -> Localized:
     """By explicit shape: a piece may have other strides than the whole, and other dims of size one."""
     return aten.reshape.default, (node.args[0], list(rank.shape(node))), {}
@@ -236,6 +244,7 @@ define(
 )
 define("expand.default broadcast_to.default", expand_rule, traits=[Trait.VIEW], localize=with_shape_argument("size"))
 define("expand_as.default", expand_as_rule, traits=[Trait.VIEW])
+define("view_as.default reshape_as.default", reshape_as_rule, traits=[Trait.VIEW], localize=localize_reshape)
 define("repeat.default tile.default", repeat_rule, localize=localize_repeat)
 define("repeat_interleave.self_int", repeat_interleave_rule, localize=localize_repeat_interleave)
 define("view_as_complex.default view_as_real.default", complex_view_rule, traits=[Trait.VIEW])

@@ -4,12 +4,11 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 
-import torch
 from torch import fx
 
 from ..factors import DimExpr, FactorRule, RuleBuilder, product
 from ..graph import bind, dim_index
-from .define import broadcast, define, operand_shapes, or_empty, result_shape, whole_rule
+from .define import broadcast, broadcast_shape, define, operand_shapes, or_empty, result_shape, whole_rule
 
 LINEAR = ((0,),)
 
@@ -90,7 +89,7 @@ def pair_rule(node: fx.Node) -> FactorRule:
     """``cosine_similarity`` and ``cross``: two operands that broadcast; the dim they work along is whole."""
     left, right = operand_shapes(node)
     given = bind(node)["dim"]
-    shape = torch.broadcast_shapes(left, right)
+    shape = broadcast_shape(left, right)
     if given is None:
         return whole_rule(node)
     dim = dim_index(given, len(shape))

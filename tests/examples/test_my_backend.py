@@ -11,9 +11,9 @@ from torch import Tensor, nn
 
 import fastvideo
 import fastvideo_ir as ir
-from tests.models import CASES, ModelCase
 
-from .checking import WAYS, check_against_eager, run_script
+from ..models import CASES, ModelCase
+from .checking import IN_PROCESS, check_against_eager, run_script
 from .conftest import EXAMPLES, LoadExample
 
 
@@ -31,7 +31,7 @@ class Attends(nn.Module):
 
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16, torch.float64])
-@pytest.mark.parametrize("mask_shape", [None, (2, 3, 150, 70), (2, 1, 1, 70), (150, 70), (70,)])
+@pytest.mark.parametrize("mask_shape", [None, (2, 3, 150, 70), (2, 1, 1, 70), (150, 70)])
 @pytest.mark.parametrize("boolean", [True, False])
 def test_it_is_softmax_attention(
     load_example: LoadExample, dtype: torch.dtype, mask_shape: tuple[int, ...] | None, boolean: bool
@@ -71,10 +71,10 @@ def test_it_refuses_with_a_reason(load_example: LoadExample, model: nn.Module, r
 
 
 @pytest.mark.parametrize("case", CASES, ids=lambda case: case.name)
-@pytest.mark.parametrize("way", WAYS)
+@pytest.mark.parametrize("way", IN_PROCESS)
 def test_every_model_runs_on_it(case: ModelCase, way: str, load_example: LoadExample) -> None:
     load_example("my_backend")
-    explained = check_against_eager(case, attention_backend="BLOCKED", **WAYS[way])
+    explained = check_against_eager(case, attention_backend="BLOCKED", **IN_PROCESS[way])
     assert " × BLOCKED" in explained and "TORCH_SDPA" not in explained
 
 

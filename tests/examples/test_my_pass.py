@@ -10,10 +10,10 @@ import torch
 
 import fastvideo
 import fastvideo_ir as ir
-from tests.ir.filecheck import check
-from tests.models import CASES, ModelCase
 
-from .checking import WAYS, check_against_eager, run_script
+from ..ir.filecheck import filecheck
+from ..models import CASES, ModelCase
+from .checking import IN_PROCESS, check_against_eager, run_script
 from .conftest import EXAMPLES, LoadExample
 
 PASSES = "default,merge-duplicates"
@@ -39,7 +39,7 @@ def merged(load_example: LoadExample, text: str, **options: float) -> str:
 
 
 def test_duplicates_of_duplicates_are_merged(load_example: LoadExample) -> None:
-    check(
+    filecheck(
         merged(load_example, TWICE),
         r"""
         CHECK:      %[[SILU:\w+]] : {{.*}} = aten.silu.default(%x)
@@ -87,13 +87,13 @@ def test_option_is_read_from_text(load_example: LoadExample) -> None:
 
 
 @pytest.mark.parametrize("case", CASES, ids=lambda case: case.name)
-@pytest.mark.parametrize("way", WAYS)
+@pytest.mark.parametrize("way", IN_PROCESS)
 def test_every_model_has_it(
     case: ModelCase, way: str, load_example: LoadExample, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     load_example("my_pass")
     monkeypatch.setenv("FASTVIDEO_DUMP", str(tmp_path))
-    check_against_eager(case, passes=f"{PASSES}{{max_mib=1}}", **WAYS[way])
+    check_against_eager(case, passes=f"{PASSES}{{max_mib=1}}", **IN_PROCESS[way])
     diff = (tmp_path / "04-merge-duplicates.diff").read_text()
     removed, added = (len(re.findall(rf"^\{sign}  %", diff, re.M)) for sign in "-+")
     assert removed - added >= 8, diff

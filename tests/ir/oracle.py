@@ -7,7 +7,7 @@ is wrong cannot hide behind the code that believes it.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import Any
 
@@ -19,12 +19,13 @@ from fastvideo_ir.factors import FactorRule, Strategy
 from fastvideo_ir.graph import on_device, tensor_operands
 from fastvideo_ir.infer import infer_type, type_of
 from fastvideo_ir.layout import Layout, Segment
-from fastvideo_ir.mesh import Coordinates, Mesh
+from fastvideo_ir.mesh import Mesh
 from fastvideo_ir.ops.registry import OpDef, RankView
 from fastvideo_ir.program import NodeInfo, set_info, tensor_type, value_type
 from fastvideo_ir.types import Partial, Placement, Replicate, Shard, TensorType, TupleType, ValueType, local_slice
 from fastvideo_ir.verifier import strategy_of
 from tests.ir.cases.case import Case, Draw
+from tests.ir.pieces import PiecesError, combine, split_partial
 
 CPU = torch.device("cpu")
 PER_SHAPE = 2
@@ -255,14 +256,17 @@ def check_strategies(one: Instance, mesh: Mesh, chosen: dict[str, Strategy], dra
         for operand, tensor in one.tensors.items():
             set_info(operand, NodeInfo(TensorType.of(tensor)))
         set_info(one.node, NodeInfo(unplaced))
-    for number, (want, kind) in enumerate(zip(one.expected, result_types, strict=True)):
-        if want is None or kind is None:
+    for number, (want, placed) in enumerate(zip(one.expected, result_types, strict=True)):
+        if want is None or placed is None:
             continue
         tolerance = one.case.tolerance
         if tolerance is None:
             continue
-        found = combine([piece[number] for piece in pieces], kind, mesh, where)
-        _compare(found, want, max(tolerance, 1e-10) if kind.partial else tolerance, where)
+        try:
+            found = combine([piece[number] for piece in pieces], placed, mesh)
+        except PiecesError as error:
+            raise RuleError(f"{where}\n  {error}") from error
+        _compare(found, want, max(tolerance, 1e-10) if placed.partial else tolerance, where)
 
 
 def _value_type(results: list[TensorType | None], unplaced: ValueType) -> ValueType:
@@ -295,13 +299,13 @@ def _run_rank(
     except Exception as error:
         raise RuleError(f"{where}\n  rank {rank} cannot run it: {error!r}") from error
     pieces = flat_results(result)
-    for piece, kind in zip(pieces, result_types, strict=True):
-        if piece is None or kind is None:
+    for piece, expected in zip(pieces, result_types, strict=True):
+        if piece is None or expected is None:
             continue
-        if tuple(piece.shape) != kind.local_shape(mesh, at) or piece.dtype != kind.dtype:
+        if tuple(piece.shape) != expected.local_shape(mesh, at) or piece.dtype != expected.dtype:
             raise RuleError(
                 f"{where}\n  rank {rank} yields {TensorType.of(piece)}, expected the local shape "
-                f"{kind.local_shape(mesh, at)} of {kind}"
+                f"{expected.local_shape(mesh, at)} of {expected}"
             )
     return pieces  # type: ignore[return-value]
 
@@ -314,62 +318,6 @@ def _filled(value: Any, local: dict[fx.Node, Tensor]) -> Any:
     if isinstance(value, dict):
         return {key: _filled(item, local) for key, item in value.items()}
     return on_device(value, CPU)
-
-
-def split_partial(tensor: Tensor, kind: TensorType, mesh: Mesh, draw: Draw) -> list[Tensor]:
-    """Whole tensors per rank that add up to ``tensor`` over the partial axes, and are equal along the others."""
-    groups: dict[tuple[int, ...], Tensor] = {}
-    axes = kind.partial
-    keys = sorted({tuple(mesh.coordinates(rank)[axis] for axis in axes) for rank in range(mesh.num_ranks)})
-    rest = tensor
-    for key in keys[1:]:
-        if tensor.dtype in (torch.bool, torch.uint8):
-            addend = torch.where(draw.bools(*tensor.shape), rest, torch.zeros_like(rest))
-            rest = torch.where(addend != 0, torch.zeros_like(rest), rest)
-        else:
-            addend = draw.real(*tensor.shape).mul(3).to(tensor.dtype)
-            rest = rest - addend
-        groups[key] = addend
-    groups[keys[0]] = rest
-    return [groups[tuple(mesh.coordinates(rank)[axis] for axis in axes)] for rank in range(mesh.num_ranks)]
-
-
-def combine(pieces: list[Tensor], kind: TensorType, mesh: Mesh, where: str) -> Tensor:
-    """The whole value that the ranks hold together.
-
-    Raises:
-        RuleError: copies differ, or an element is held by nobody or twice.
-    """
-    total = torch.zeros(kind.shape, dtype=kind.dtype)
-    times = torch.zeros(kind.shape, dtype=torch.int64)
-    for rank, piece in enumerate(pieces):
-        at = mesh.coordinates(rank)
-        copied_from = {axis: 0 if axis in _copied_axes(kind, mesh) else index for axis, index in at.items()}
-        first = mesh.rank(copied_from)
-        if first != rank:
-            if not torch.equal(torch.nan_to_num(piece), torch.nan_to_num(pieces[first])):
-                raise RuleError(f"{where}\n  ranks {first} and {rank} should hold the same, and do not")
-            continue
-        index = tuple(_grid(kind, mesh, at))
-        total[index] += piece
-        times[index] += 1
-    copies = 1
-    for axis in kind.partial:
-        copies *= mesh.size(axis)
-    if not bool((times == copies).all()):
-        raise RuleError(f"{where}\n  the pieces do not cover the result once")
-    return total
-
-
-def _copied_axes(kind: TensorType, mesh: Mesh) -> set[str]:
-    return set(mesh.names) - kind.placed_axes
-
-
-def _grid(kind: TensorType, mesh: Mesh, at: Coordinates) -> Iterator[Tensor]:
-    rank = len(kind.shape)
-    for dim in range(rank):
-        ranges = [torch.arange(low, high) for low, high in kind.local_ranges(dim, mesh, at)]
-        yield torch.cat(ranges).view([-1 if d == dim else 1 for d in range(rank)])
 
 
 def _compare(found: Tensor, want: Tensor, tolerance: float, where: str) -> None:

@@ -35,7 +35,7 @@ from fastvideo_ir.errors import InvalidArgumentError
 from fastvideo_ir.interpreter import evaluate, run_lockstep, run_rank
 from fastvideo_ir.types import parse_type
 from tests.ir.cases import Draw
-from tests.ir.oracle import combine, split_partial
+from tests.ir.pieces import combine, split_partial
 from tests.ir.strategies import layouts_of, meshes, placements
 
 Pair = tuple[type, type]
@@ -130,7 +130,7 @@ def check(op: dialect.PlacementOp, row: list[tuple[TensorType, TensorType]], mes
         found = [output[number] for output in outputs]
         for rank, piece in enumerate(found):
             assert tuple(piece.shape) == target.local_shape(mesh, mesh.coordinates(rank))
-        torch.testing.assert_close(combine(found, target, mesh, str(row)), whole, rtol=0, atol=1e-9)
+        torch.testing.assert_close(combine(found, target, mesh), whole, rtol=0, atol=1e-9)
 
 
 def verify_allowing_placed_outputs(program: Program) -> None:
@@ -189,7 +189,7 @@ class Threads:
         self._board: dict[int, Any] = defaultdict(dict)
 
     def of(self, rank: int) -> interpreter.Communicator:
-        return _ThreadRank(self, rank)  # type: ignore[return-value]
+        return _ThreadRank(self, rank)
 
     def swap(self, rank: int, axis: str, value: Any) -> list[Any]:
         self._board[rank] = value

@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 from fastvideo_ir import Layout, Mesh, Partial, Replicate, Shard, TensorType, TupleType, local_slice
 from fastvideo_ir.errors import ParseError, ShardingError
 from fastvideo_ir.types import DTYPE_NAMES, parse_type
-from tests.ir.oracle import combine
+from tests.ir.pieces import combine
 from tests.ir.strategies import AXES, meshes, placed_types
 
 F32 = torch.float32
@@ -57,7 +57,7 @@ def test_pieces_of_all_ranks_make_the_value_again(data: st.DataObject, mesh: Mes
     pieces = [local_slice(value, kind, mesh, mesh.coordinates(rank)) for rank in range(mesh.num_ranks)]
     for rank, piece in enumerate(pieces):
         assert tuple(piece.shape) == kind.local_shape(mesh, mesh.coordinates(rank))
-    assert torch.equal(combine(pieces, kind, mesh, "here"), value)
+    assert torch.equal(combine(pieces, kind, mesh), value)
 
 
 @given(placed_types())

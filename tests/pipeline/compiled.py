@@ -5,14 +5,7 @@ from __future__ import annotations
 import os
 import subprocess
 import sys
-from importlib.util import find_spec
 from pathlib import Path
-
-import pytest
-
-needs_compiler = pytest.mark.skipif(
-    find_spec("fastvideo.compiler") is None, reason="fastvideo.compiler is not there yet"
-)
 
 
 def run_python(words: list[str], cwd: Path, script: str | None = None) -> subprocess.CompletedProcess[str]:

@@ -8,10 +8,8 @@ import pytest
 
 from fastvideo.frontends import loading
 
-from .compiled import needs_compiler, run_python
+from .compiled import run_python
 from .test_video import decode
-
-pytestmark = needs_compiler
 
 SMALL = ["--height", "48", "--width", "80", "--num-frames", "5", "--steps", "2", "--seed", "3", "--device", "cpu"]
 

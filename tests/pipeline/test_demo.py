@@ -4,12 +4,11 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from .compiled import needs_compiler, run_python
+from .compiled import run_python
 from .conftest import EXAMPLES
 from .test_video import decode
 
 
-@needs_compiler
 def test_demo_writes_a_video_on_two_ranks(tmp_path: Path) -> None:
     done = run_python([str(EXAMPLES / "demo.py"), "--num-gpus", "2", "--prompt", "a cat"], tmp_path)
     assert done.returncode == 0, done.stderr

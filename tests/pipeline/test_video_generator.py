@@ -15,7 +15,7 @@ from fastvideo.frontends import loading
 from fastvideo.runtime.pipeline import output_file
 from fastvideo.sampling_param import SamplingParam
 
-from .compiled import needs_compiler, run_python
+from .compiled import run_python
 from .small_request import SMALL
 from .test_parity import distance, reference_latents
 from .test_video import decode, full_disk
@@ -23,7 +23,6 @@ from .test_video import decode, full_disk
 if TYPE_CHECKING:
     from fastvideo import VideoGenerator
 
-pytestmark = needs_compiler
 
 Components = dict[str, loading.Component]
 

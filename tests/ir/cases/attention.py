@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Any
 
 from .case import Call, Case, Draw, call, case
@@ -12,16 +13,17 @@ def _grouped(d: Draw, **options: Any) -> Call:
     return call(d.real("b", heads, "sd"), d.real("bktd"), d.real("bkte"), **options)
 
 
+def _masked(dims: str) -> Callable[[Draw], Call]:
+    return lambda d: call(*_qkv(d), d.real(dims))
+
+
 def attention_cases(name: str) -> list[Case]:
     """Cases of any op that takes the arguments of ``fv.attention``."""
     return [
         case(name, lambda d: call(d.real("bhsd"), d.real("bhtd"), d.real("bhte")), "0123", partial=[(2,)]),
         case(name, lambda d: call(d.real("bhsd"), d.real("bhsd"), d.real("bhse"), None, 0.3, True), "013"),
         case(name, _grouped, "0123", partial=[(2,)]),
-        *(
-            case(name, lambda d, dims=dims: call(d.real("bhsd"), d.real("bhtd"), d.real("bhte"), d.real(dims)), "0123")
-            for dims in ("bhst", "b11t", "st", "1hs1")
-        ),
+        *(case(name, _masked(dims), "0123") for dims in ("bhst", "b11t", "st", "1hs1")),
         case(name, lambda d: call(*_qkv(d), d.positive("b1st") > 0.6), "0123"),
     ]
 

@@ -2,9 +2,22 @@
 
 from __future__ import annotations
 
-from .case import call, case, exact
+from collections.abc import Callable
+from typing import Any
+
+from .case import Call, Draw, call, case, exact
 
 ONE = [(0,)]
+
+
+def image(rank: int, size: int, *args: Any) -> Callable[[Draw], Call]:
+    """A cube of ``rank`` dims with batch and channels, and further arguments."""
+    return lambda d: call(d.real("bc", *[size] * rank), *args)
+
+
+def same_padding(rank: int) -> Callable[[Draw], Call]:
+    return lambda d: call(d.real("bi", *[4] * rank), d.real("oi", *[3] * rank), d.real("o"), [1], "same")
+
 
 CASES = [
     case(
@@ -48,7 +61,7 @@ CASES = [
     *(
         case(
             f"conv{n}d.padding",
-            lambda d, n=n: call(d.real("bi", *[4] * n), d.real("oi", *[3] * n), d.real("o"), [1], "same"),
+            same_padding(n),
             "01",
         )
         for n in (1, 2, 3)
@@ -80,18 +93,12 @@ CASES = [
         lambda d: call(d.real("b", 6, 3, 3), d.real(6, 2, 3, 3), d.real(4), [2], [1], [1], 2),
         "01",
     ),
-    *(case(f"avg_pool{n}d.default", lambda d, n=n: call(d.real("bc", *[6] * n), [2] * n), "01") for n in (1, 2, 3)),
-    *(exact(f"max_pool{n}d.default", lambda d, n=n: call(d.real("bc", *[6] * n), [2] * n), "01") for n in (1, 2, 3)),
-    *(
-        case(f"adaptive_avg_pool{n}d.default", lambda d, n=n: call(d.real("bc", *[5] * n), [2] * n), "01")
-        for n in (1, 2, 3)
-    ),
+    *(case(f"avg_pool{n}d.default", image(n, 6, [2] * n), "01") for n in (1, 2, 3)),
+    *(exact(f"max_pool{n}d.default", image(n, 6, [2] * n), "01") for n in (1, 2, 3)),
+    *(case(f"adaptive_avg_pool{n}d.default", image(n, 5, [2] * n), "01") for n in (1, 2, 3)),
     case("avg_pool2d.default", lambda d: call(d.real("c", 6, 5), [2, 3], [1, 1]), "0"),
     case("adaptive_avg_pool1d.default", lambda d: call(d.real("c", 6), [4]), "0"),
-    *(
-        exact(f"upsample_nearest{n}d.vec", lambda d, n=n: call(d.real("bc", *[3] * n), None, [2.0] * n), "01")
-        for n in (1, 2, 3)
-    ),
+    *(exact(f"upsample_nearest{n}d.vec", image(n, 3, None, [2.0] * n), "01") for n in (1, 2, 3)),
     exact("upsample_nearest2d.default", lambda d: call(d.real("bc", 3, 4), [6, 4]), "01"),
     exact("_upsample_nearest_exact2d.vec", lambda d: call(d.real("bc", 3, 4), [5, 7], None), "01"),
     case("upsample_linear1d.vec", lambda d: call(d.real("bc", 4), [7], False, None), "01"),

@@ -25,8 +25,8 @@ _DOMAINS = {
     "p": """log.default log10.default log1p.default log2.default sqrt.default rsqrt.default pow.Tensor_Scalar pow.Scalar
         reciprocal.default digamma.default lgamma.default float_power.Tensor_Scalar remainder.Scalar_Tensor
         fmod.Scalar""",
-    "rp": """pow.Tensor_Tensor div.Tensor div.Tensor_mode divide.Tensor divide.Tensor_mode true_divide.Tensor fmod.Tensor remainder.Tensor
-        floor_divide.default xlogy.Tensor""",
+    "rp": """pow.Tensor_Tensor div.Tensor div.Tensor_mode divide.Tensor divide.Tensor_mode true_divide.Tensor
+        fmod.Tensor remainder.Tensor floor_divide.default xlogy.Tensor""",
     "rrp": "addcdiv.default",
     "i": """eq.Scalar ne.Scalar lt.Scalar le.Scalar gt.Scalar ge.Scalar bitwise_not.default __and__.Scalar
         __or__.Scalar bitwise_and.Scalar bitwise_or.Scalar bitwise_xor.Scalar bitwise_left_shift.Tensor_Scalar

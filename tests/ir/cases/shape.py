@@ -30,6 +30,10 @@ CASES = [
     exact("flatten.using_ints", lambda d: call(d.real("bshc"), 2), "012", partial=ONE),
     exact("flatten.using_ints", lambda d: call(d.real("bshc"), 1, 2), "012", partial=ONE),
     exact("unflatten.int", lambda d: call(d.real("bs", _merged(d)), -1, [-1, d.size("c")]), "0123", partial=ONE),
+    *(
+        exact(f"{name}.default", lambda d: call(d.real("bs", _merged(d)), d.real("bshc")), "0123", partial=ONE)
+        for name in ("view_as", "reshape_as")
+    ),
     exact("ravel.default", lambda d: call(d.real("bsc")), "0", partial=ONE),
     exact("squeeze.default", lambda d: call(d.real("b1s1")), "01", partial=ONE),
     exact("squeeze.dim", lambda d: call(d.real("b1s"), 1), "01", partial=ONE),

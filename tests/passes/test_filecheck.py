@@ -1,0 +1,44 @@
+"""Every ``programs/*.fvir``: its PASSES line is run, its CHECK lines hold, and it still computes the same.
+
+The files double as documentation: a program before a pass, and what must be in it afterwards.
+"""
+
+from __future__ import annotations
+
+import re
+from pathlib import Path
+
+import pytest
+
+import fastvideo_ir as ir
+from fastvideo.passes.localize import Localize
+from fastvideo.passes.pipelines import BUILT_IN
+
+from ..ir.filecheck import filecheck
+from .running import assert_same_numbers, run_passes
+
+FOLDER = Path(__file__).with_name("programs")
+FILES = sorted(FOLDER.glob("*.fvir"))
+
+
+def passes_line(text: str) -> str:
+    match = re.search(r"^// PASSES: (.+)$", text, re.MULTILINE)
+    assert match, "the file has no line '// PASSES: …'"
+    return match[1].strip()
+
+
+@pytest.mark.parametrize("file", FILES, ids=lambda file: file.stem)
+def test_program_after_its_passes(file: Path) -> None:
+    text = file.read_text()
+    before = ir.parse_program(text)
+    ir.verify(before)
+    after = run_passes(before, passes_line(text))
+    printed = ir.print_program(after)
+    filecheck(printed, text)
+    assert ir.print_program(ir.parse_program(printed)) == printed
+    assert_same_numbers(before, after)
+
+
+def test_every_pass_has_a_file() -> None:
+    shown = {name for file in FILES for name in re.findall(r"[a-z][\w-]+", passes_line(file.read_text()))}
+    assert {step.name for step in (*BUILT_IN, Localize)} <= shown

@@ -243,9 +243,11 @@ class CompiledModel:
         if settings.executor == "simulated":
             return SimulatedExecutor(program, params, settings.device)
         if settings.executor == "local":
-            return LocalExecutor(program, params, settings.device)
+            return LocalExecutor(program, params, settings.device, generator=settings.codegen)
         if self._group is None:
-            self._group = WorkerGroup(settings.num_ranks, settings.device, plugins=worker_plugins())
+            self._group = WorkerGroup(
+                settings.num_ranks, settings.device, plugins=worker_plugins(), generator=settings.codegen
+            )
         return self._group.load(program, params)
 
     def _all_params(self) -> dict[str, Tensor]:

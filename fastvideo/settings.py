@@ -12,13 +12,14 @@ import torch
 
 from fastvideo_ir.errors import InvalidArgumentError, UnknownNameError
 
-from .backends import attention
+from .backends import attention, codegen
 from .parallel import Parallel
 from .passes.pipelines import Target, resolve_pipeline
 from .runtime.devices import resolve_device
 
 BACKEND_VARIABLE = "FASTVIDEO_ATTENTION_BACKEND"
 DUMP_VARIABLE = "FASTVIDEO_DUMP"
+CODEGEN_VARIABLE = "FASTVIDEO_CODEGEN"
 EXECUTORS = ("auto", "local", "simulated", "mp")
 
 
@@ -36,6 +37,7 @@ class Settings:
         invariant: arguments that stay the same over many calls.
         verify: whether captures are checked against the model.
         dump: where passes write their programs, or None.
+        codegen: who makes the code of blocks: ``eager`` (torch ops one by one) or ``inductor`` (fused kernels).
     """
 
     num_ranks: int
@@ -47,6 +49,7 @@ class Settings:
     invariant: tuple[str, ...]
     verify: bool
     dump: Path | None
+    codegen: str
 
     @property
     def target(self) -> Target:
@@ -88,16 +91,20 @@ def resolve_settings(
     if backend != attention.AUTO:
         attention.named(backend)
     dump = environment.get(DUMP_VARIABLE)
+    place = resolve_device(device, 1 if executor == "simulated" else num_ranks)
+    generator = environment.get(CODEGEN_VARIABLE) or ("inductor" if place.type == "cuda" else "eager")
+    codegen.named(generator)
     settings = Settings(
         num_ranks=num_ranks,
         parallel=parallel,
         attention_backend=backend,
         executor=executor,
-        device=resolve_device(device, 1 if executor == "simulated" else num_ranks),
+        device=place,
         passes=passes,
         invariant=tuple(invariant),
         verify=verify,
         dump=Path(dump) if dump else None,
+        codegen=generator,
     )
     resolve_pipeline(passes, settings.target)  # refuses unknown names now, not at the first call
     return settings

@@ -15,7 +15,7 @@ from torch import Tensor
 
 from .layout import Range
 from .mesh import Coordinates, Mesh
-from .types import Partial, Replicate, Shard, TensorType
+from .types import Shard, TensorType
 
 
 @dataclass(frozen=True)
@@ -112,18 +112,14 @@ class Move:
             return chunks[0]
         return torch.cat([part for _, part in parts], dim)
 
-    def local(self, value: Tensor) -> Tensor:
-        """The result of a placement op that needs no communication."""
-        match self.source.placement(self.axis), self.target.placement(self.axis):
-            case Replicate(), Shard():
-                return self._take(value, self.at)
-            case Replicate(), Partial():
-                return torch.zeros_like(value) if self.at[self.axis] else value
-        raise AssertionError(f"{self.source} to {self.target} needs communication")
+    def own_parts(self, dim: int) -> list[Range]:
+        """The local ranges of ``dim`` that this rank keeps when it cuts a replicated value."""
+        held = self.source.local_ranges(dim, self.mesh, self.at)
+        return local_parts(held, self.pieces(dim, self.at, self.at)) or [(0, 0)]
 
 
-def take(value: Tensor, dim: int, held: Sequence[Range], wanted: Sequence[Range]) -> Tensor:
-    """The ``wanted`` global ranges of a local tensor whose ``dim`` stores the ``held`` ones. A view where possible."""
+def local_parts(held: Sequence[Range], wanted: Sequence[Range]) -> list[Range]:
+    """Where the ``wanted`` global ranges lie in a dim that stores the ``held`` ones end to end; neighbours are merged."""
     parts: list[Range] = []
     for start, stop in wanted:
         offset = 0
@@ -136,7 +132,12 @@ def take(value: Tensor, dim: int, held: Sequence[Range], wanted: Sequence[Range]
                     parts.append((first, first + stop - start))
                 break
             offset += high - low
-    views = [value.narrow(dim, low, high - low) for low, high in parts]
+    return parts
+
+
+def take(value: Tensor, dim: int, held: Sequence[Range], wanted: Sequence[Range]) -> Tensor:
+    """The ``wanted`` global ranges of a local tensor whose ``dim`` stores the ``held`` ones. A view where possible."""
+    views = [value.narrow(dim, low, high - low) for low, high in local_parts(held, wanted)]
     if not views:
         return value.narrow(dim, 0, 0)
     return views[0] if len(views) == 1 else torch.cat(views, dim)

@@ -63,7 +63,7 @@ _placement = frozenset({Trait.PLACEMENT})
 _collective = frozenset({Trait.PLACEMENT, Trait.COLLECTIVE})
 registry.register(OpDef(reshard, "fv.reshard", _placement, first=Stage.PLACED, last=Stage.PLACED))
 for _op in LOCAL_PLACEMENTS:
-    registry.register(OpDef(_op, f"fv.{_op.__name__}", _placement, first=Stage.COMMUNICATING))
+    registry.register(OpDef(_op, f"fv.{_op.__name__}", _placement, first=Stage.COMMUNICATING, last=Stage.COMMUNICATING))
 for _op in COLLECTIVES:
     registry.register(OpDef(_op, f"fv.{_op.__name__}", _collective, first=Stage.COMMUNICATING))
 registry.register(OpDef(operator.getitem, "getitem", frozenset({Trait.VIEW})))

@@ -50,7 +50,9 @@ def _next_move(now: ir.TensorType, target: ir.TensorType) -> tuple[str, ir.Place
     for axis in free:
         if _joins_in_order(now, target, axis):
             return axis, target.placement(axis)
-    return free[0], ir.Replicate()
+    placed = [axis for axis in free if not isinstance(now.placement(axis), ir.Replicate)]
+    gathered = [axis for axis in placed if isinstance(now.placement(axis), ir.Shard)]  # before a sum is taken everywhere
+    return (gathered or placed)[0], ir.Replicate()
 
 
 def _differs(now: ir.TensorType, target: ir.TensorType, axis: str) -> bool:

@@ -21,14 +21,14 @@ import fastvideo_ir as ir
 from fastvideo_ir.factors import Strategy, replicated
 from fastvideo_ir.graph import is_getitem, result_types, tensor_operands
 from fastvideo_ir.ops.attention import attention_rule
+from fastvideo_ir.repeats import find_repeats
 from fastvideo_ir.types import TupleType
+from fastvideo_ir.values import tensor_of
 
 from .planner.candidates import Candidates, Rules
 from .planner.cost import CostModel, Hardware, Work
 from .planner.policy import POLICIES, AxisPolicy
-from .planner.repeats import find_repeats
 from .planner.search import Plan, Search
-from .planner.values import tensor_of
 
 FIRST_THRESHOLD = 8
 """Ops with at least this fraction (one over it) of the largest op's FLOPs are always divided."""

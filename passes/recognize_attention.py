@@ -59,31 +59,40 @@ def match_handwritten(node: fx.Node) -> Handwritten | None:
     weights, value = node.args[:2]
     if not isinstance(weights, fx.Node) or not isinstance(value, fx.Node):
         return None
-    weights = _through_casts(weights)
+    dtype = ir.tensor_type(value).dtype
     rank = len(ir.tensor_type(node).shape)
-    if weights.target is not aten.softmax.int or len(weights.users) != 1 or weights.args[1] not in (-1, rank - 1):
+    soft = _through_casts(weights, dtype)
+    if (
+        soft is None
+        or soft.target is not aten.softmax.int
+        or len(soft.users) != 1
+        or soft.args[1] not in (-1, rank - 1)
+    ):
         return None
-    scores = weights.args[0]
-    assert isinstance(scores, fx.Node)
-    scores = _through_casts(scores)
+    logits = soft.args[0]
+    assert isinstance(logits, fx.Node)
+    if not _holds(ir.tensor_type(soft).dtype, ir.tensor_type(logits).dtype):
+        return None
+    scores = _through_casts(logits, dtype)
+    if scores is None:
+        return None
     mask: fx.Node | None = None
-    scale = 1.0
     if scores.target is aten.add.Tensor and not scores.kwargs and isinstance(scores.args[1], fx.Node):
         left, right = scores.args
         assert isinstance(left, fx.Node) and isinstance(right, fx.Node)
-        scores, mask = (left, right) if _is_scores(left) else (right, left)
-    while scores.target in (aten.mul.Tensor, aten.div.Tensor) and isinstance(scores.args[1], (int, float)):
-        factor = float(scores.args[1])
-        scale = scale * factor if scores.target is aten.mul.Tensor else scale / factor
-        operand = scores.args[0]
-        assert isinstance(operand, fx.Node)
-        scores = operand
-    if not _is_matmul(scores):
+        scores, mask = (left, right) if _is_scores(left, dtype) else (right, left)
+    found = _through_scaling(scores, dtype)
+    if found is None or not _is_matmul(found[0]):
         return None
+    scores, scale = found
     query, key = scores.args[:2]
     assert isinstance(query, fx.Node) and isinstance(key, fx.Node)
-    shapes = [ir.tensor_type(part).shape for part in (query, key, value)]
-    if rank not in (3, 4) or any(len(shape) != rank for shape in shapes) or len({s[:-2] for s in shapes}) != 1:
+    kinds = [ir.tensor_type(part) for part in (query, key, value)]
+    if rank not in (3, 4) or any(len(kind.shape) != rank for kind in kinds) or len({k.shape[:-2] for k in kinds}) != 1:
+        return None
+    if {kind.dtype for kind in kinds} != {dtype} or (
+        mask is not None and not _holds(dtype, ir.tensor_type(mask).dtype)
+    ):
         return None
     return Handwritten(query, key, value, mask, scale)
 
@@ -92,17 +101,42 @@ def _is_matmul(node: fx.Node) -> bool:
     return node.target in (aten.matmul.default, aten.bmm.default)
 
 
-def _is_scores(node: fx.Node) -> bool:
-    while node.target in (aten.mul.Tensor, aten.div.Tensor) and isinstance(node.args[0], fx.Node):
-        node = node.args[0]
-    return _is_matmul(node)
+def _is_scores(node: fx.Node, dtype: torch.dtype) -> bool:
+    found = _through_scaling(node, dtype)
+    return found is not None and _is_matmul(found[0])
 
 
-def _through_casts(node: fx.Node) -> fx.Node:
-    """The value before casts to a wider or equal float and back: kernels compute their softmax in fp32 anyway."""
+def _through_scaling(node: fx.Node, dtype: torch.dtype) -> tuple[fx.Node, float] | None:
+    """The value before casts and products with numbers, and the product of these."""
+    scale = 1.0
+    while True:
+        before = _through_casts(node, dtype)
+        if before is None:
+            return None
+        if before.target not in (aten.mul.Tensor, aten.div.Tensor) or not isinstance(before.args[1], (int, float)):
+            return before, scale
+        factor = float(before.args[1])
+        scale = scale * factor if before.target is aten.mul.Tensor else scale / factor
+        operand = before.args[0]
+        assert isinstance(operand, fx.Node)
+        node = operand
+
+
+def _through_casts(node: fx.Node, dtype: torch.dtype) -> fx.Node | None:
+    """The value before casts; None where one of them keeps less than ``dtype``.
+
+    Kernels compute their softmax in fp32 anyway, so casts to a wider float and back are part of an attention.
+    """
     while node.target is aten.to.dtype and isinstance(node.args[0], fx.Node) and len(node.users) == 1:
+        if not _holds(ir.tensor_type(node).dtype, dtype):
+            return None
         node = node.args[0]
     return node
+
+
+def _holds(wide: torch.dtype, narrow: torch.dtype) -> bool:
+    """Whether every value of ``narrow`` is one of ``wide``."""
+    return torch.promote_types(wide, narrow) == wide
 
 
 def _handwritten(rewriter: ir.Rewriter, node: fx.Node, match: Handwritten) -> None:

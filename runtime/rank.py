@@ -12,6 +12,7 @@ from torch import Tensor
 import fastvideo_ir as ir
 
 from ..passes.localize import localize
+from ..passes.outline_blocks import OutlineBlocks
 from .communicator import MeshCommunicator
 from .inputs import InputPack
 from .process_groups import ProcessGroups
@@ -39,9 +40,10 @@ class Rank:
         self._progress = progress
         self._loaded: dict[int, _Loaded] = {}
 
-    def load(self, number: int, program: ir.Program) -> None:
-        """Take this rank's part of a program. Needs no other rank."""
+    def load(self, number: int, program: ir.Program, generator: str) -> None:
+        """Take this rank's part of a program, and let ``generator`` make its code. Needs no other rank."""
         local = localize(program, self.groups.rank)
+        ir.run_passes(local, [OutlineBlocks(generator=generator)])
         self._loaded[number] = _Loaded(local, InputPack(local))
         self._progress.advance()
 

@@ -92,7 +92,7 @@ class _Worker:
                 self._rank.weights.whole |= map_tensors(message["tensors"], fds)
             case "load":
                 apply_numeric_settings(message["numerics"])
-                self._rank.load(message["program"], ir.parse_program(message["text"]))
+                self._rank.load(message["program"], ir.parse_program(message["text"]), message["generator"])
             case "prepare":
                 self._rank.prepare(message["program"])
             case "run":

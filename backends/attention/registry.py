@@ -9,7 +9,12 @@ from torch import Tensor
 from torch.utils.flop_counter import register_flop_formula
 
 from fastvideo_ir.errors import InvalidArgumentError
-from fastvideo_ir.ops.attention import attention_flop_count, register_attention_op
+from fastvideo_ir.ops.attention import (
+    attention_flop_count,
+    empty_result,
+    heads_next_to_channels,
+    register_attention_op,
+)
 
 from .base import AttentionBackend
 
@@ -36,14 +41,14 @@ def register(backend: AttentionBackend) -> None:
         q: Tensor, k: Tensor, v: Tensor, mask: Tensor | None = None, scale: float | None = None, causal: bool = False
     ) -> Tensor:
         if q.numel() == 0:  # a rank beyond the last head or query
-            return q.new_empty((*q.shape[:-1], v.shape[-1]))
-        return backend.run(q, k, v, mask, scale, causal)
+            return empty_result(q, v)
+        return heads_next_to_channels(backend.run(q, k, v, mask, scale, causal))
 
     @op.register_fake
     def _(
         q: Tensor, k: Tensor, v: Tensor, mask: Tensor | None = None, scale: float | None = None, causal: bool = False
     ) -> Tensor:
-        return q.new_empty((*q.shape[:-1], v.shape[-1]))
+        return empty_result(q, v)
 
     packet = getattr(getattr(torch.ops, NAMESPACE), name.lower())
     register_flop_formula(packet)(attention_flop_count)

@@ -31,20 +31,32 @@ def attention(
         causal: query i sees the keys up to i.
 
     Returns:
-        ``[batch, heads, queries, value_dim]``, contiguous.
+        ``[batch, heads, queries, value_dim]``, stored with the heads next to the channels, as models merge them.
     """
     if q.numel() == 0:
-        return q.new_empty((*q.shape[:-1], v.shape[-1]))
+        return empty_result(q, v)
     gqa = q.shape[1] != k.shape[1]
-    out = F.scaled_dot_product_attention(q, k, v, mask, 0.0, causal, scale=scale, enable_gqa=gqa)
-    return out.contiguous()
+    return heads_next_to_channels(
+        F.scaled_dot_product_attention(q, k, v, mask, 0.0, causal, scale=scale, enable_gqa=gqa)
+    )
+
+
+def heads_next_to_channels(out: Tensor) -> Tensor:
+    """The same values in the memory order batch, queries, heads, channels; copied only if they are not."""
+    return out.transpose(1, 2).contiguous().transpose(1, 2)
+
+
+def empty_result(q: Tensor, v: Tensor) -> Tensor:
+    """Room for the result of an attention, in the memory order that every attention op has."""
+    batch, heads, queries, _ = q.shape
+    return q.new_empty((batch, queries, heads, v.shape[-1])).transpose(1, 2)
 
 
 @attention.register_fake
 def _(
     q: Tensor, k: Tensor, v: Tensor, mask: Tensor | None = None, scale: float | None = None, causal: bool = False
 ) -> Tensor:
-    return q.new_empty((*q.shape[:-1], v.shape[-1]))
+    return empty_result(q, v)
 
 
 def attention_flop_count(q: tuple[int, ...], k: tuple[int, ...], v: tuple[int, ...], *_: object, **__: object) -> int:

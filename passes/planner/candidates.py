@@ -14,10 +14,10 @@ from torch import fx
 
 import fastvideo_ir as ir
 from fastvideo_ir.graph import is_getitem, result_types, tensor_operands
+from fastvideo_ir.values import Value, tensor_of
 from fastvideo_ir.verifier import rule_of
 
 from .policy import AxisPolicy
-from .values import Value, tensor_of
 
 KEPT = 4
 MOST_SEGMENTS = 8

@@ -20,10 +20,10 @@ from torch import fx
 import fastvideo_ir as ir
 from fastvideo_ir.factors import Strategy
 from fastvideo_ir.graph import is_getitem, result_types, tensor_operands
+from fastvideo_ir.repeats import Repeat
+from fastvideo_ir.values import Value, tensor_of
 
 from .cost import CostModel, Work
-from .repeats import Repeat
-from .values import Value, tensor_of
 
 BEAM = 256
 COMPARED = 12

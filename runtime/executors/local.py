@@ -10,17 +10,31 @@ from torch import Tensor
 
 import fastvideo_ir as ir
 
+from ...passes.localize import localize
+from ...passes.outline_blocks import OutlineBlocks
 from .in_process import InProcessExecutor
 
 
 class LocalExecutor(InProcessExecutor):
-    """Runs a program for a mesh of one rank; see :class:`InProcessExecutor`."""
+    """Runs a program for a mesh of one rank; see :class:`InProcessExecutor`.
 
-    def __init__(self, program: ir.Program, params: Mapping[str, Tensor], device: torch.device) -> None:
+    Args:
+        generator: who makes the code of blocks: ``eager`` or ``inductor``.
+    """
+
+    def __init__(
+        self,
+        program: ir.Program,
+        params: Mapping[str, Tensor],
+        device: torch.device,
+        *,
+        generator: str = "eager",
+    ) -> None:
         if program.mesh.num_ranks != 1:
             raise ir.errors.InvalidArgumentError(f"the local executor has one rank, the program wants {program.mesh}")
         super().__init__(program, params, device)
-        self._program = program
+        self._program = localize(program, 0)
+        ir.run_passes(self._program, [OutlineBlocks(generator=generator)])
 
     def _run(self, inputs: list[Tensor]) -> list[Any]:
-        return ir.interpreter.evaluate(self._program, self._params, inputs, self._device)
+        return ir.interpreter.run_alone(self._program, self._params, inputs, self._device)

@@ -42,13 +42,20 @@ class WorkerGroup:
         device: of rank 0, see :func:`fastvideo.runtime.devices.resolve_device`; rank r has the r-th one from there.
         hang_timeout: seconds that a single collective, or on CUDA a whole run, may take before a rank counts as hung.
         plugins: modules (names, or paths of ``.py`` files) that every worker imports for what they register.
+        generator: who makes the code of blocks: ``eager`` or ``inductor``.
 
     Raises:
         OSError: a process cannot be started.
     """
 
     def __init__(
-        self, num_ranks: int, device: torch.device, *, hang_timeout: float = 600.0, plugins: Sequence[str] = ()
+        self,
+        num_ranks: int,
+        device: torch.device,
+        *,
+        hang_timeout: float = 600.0,
+        plugins: Sequence[str] = (),
+        generator: str = "eager",
     ) -> None:
         if num_ranks < 2:
             raise ir.errors.InvalidArgumentError(f"a worker group has at least 2 ranks, got {num_ranks}")
@@ -56,6 +63,7 @@ class WorkerGroup:
         self.device = device
         self._hang_timeout = hang_timeout
         self._plugins = list(plugins)
+        self._generator = generator
         self._programs: dict[int, tuple[ir.Program, dict[str, Tensor]]] = {}
         self._numbers = itertools.count()
         self._pid = os.getpid()
@@ -163,8 +171,14 @@ class WorkerGroup:
             self._greeted = True
         self._share(whole)
         text = ir.print_program(program)
-        command = {"op": "load", "program": number, "text": text, "numerics": numeric_settings()}
-        self._command(command, lambda: self._session.rank.load(number, program))
+        command = {
+            "op": "load",
+            "program": number,
+            "text": text,
+            "numerics": numeric_settings(),
+            "generator": self._generator,
+        }
+        self._command(command, lambda: self._session.rank.load(number, program, self._generator))
         self._prepare(number)
 
     def _share(self, whole: Mapping[str, Tensor]) -> None:

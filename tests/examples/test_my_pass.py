@@ -105,7 +105,7 @@ def test_as_a_script(tmp_path: Path) -> None:
     plain = re.fullmatch("default" + figures, before)
     merged = re.fullmatch(re.escape(PASSES) + figures, after)
     assert plain and merged
-    assert int(merged[1]) <= int(plain[1]) - 50
+    assert int(merged[1]) <= int(plain[1]) - 40
     assert float(merged[2]) < 1e-5
 
 

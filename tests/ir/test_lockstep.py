@@ -13,6 +13,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import Tensor, fx
 
+from fastvideo.passes.localize import localize
 from fastvideo_ir import (
     Mesh,
     NodeInfo,
@@ -97,12 +98,7 @@ def program_of(op: dialect.PlacementOp, row: list[tuple[TensorType, TensorType]]
 
 
 def local_programs(program: Program) -> list[Program]:
-    programs = []
-    for rank in range(program.mesh.num_ranks):
-        local = program.copy()
-        local.stage, local.rank = Stage.LOCAL, rank
-        programs.append(local)
-    return programs
+    return [localize(program, rank) for rank in range(program.mesh.num_ranks)]
 
 
 def pieces(value: Tensor, kind: TensorType, mesh: Mesh, draw: Draw) -> list[Tensor]:

@@ -2,13 +2,31 @@
 
 from __future__ import annotations
 
-from .case import Draw, call, exact
+from .case import Call, Draw, call, exact
 
 ONE = [(0,)]
 
 
 def _merged(d: Draw) -> int:
     return d.size("h") * d.size("c")
+
+
+def _regrouped(d: Draw, shuffle: bool = False) -> Call:
+    """Any reshape: the same prime factors grouped twice, with ones strewn in; shuffled, the shapes may interlock."""
+    primes = [d.random.choice((2, 3)) for _ in range(d.random.randint(1, 5))]
+    source = _grouped(d, primes)
+    if shuffle:
+        d.random.shuffle(primes)
+    return call(d.real(*source), _grouped(d, primes))
+
+
+def _grouped(d: Draw, primes: list[int]) -> list[int]:
+    sizes = [1]
+    for prime in primes:
+        if d.random.random() < 0.5:
+            sizes.append(1)
+        sizes[-1] *= prime
+    return sizes
 
 
 CASES = [
@@ -25,6 +43,9 @@ CASES = [
             exact(name, lambda d: call(d.real("b", 6, 4), [d.size("b"), 2, 12]), "012", partial=ONE),
             exact(name, lambda d: call(d.real("b", 12, 5), [d.size("b"), 2, 3, 10]), "012", partial=ONE),
             exact(name, lambda d: call(d.real("1"), []), partial=ONE),
+            exact(name, _regrouped, partial=ONE),
+            exact(name, lambda d: _regrouped(d, shuffle=True), partial=ONE),
+            exact(name, lambda d: call(d.real("0b"), [d.size("b"), 0, 2])),
         )
     ),
     exact("flatten.using_ints", lambda d: call(d.real("bshc"), 2), "012", partial=ONE),

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from torch import fx
 
-from fastvideo_ir.graph import is_getitem
+from .graph import is_getitem
 
 Value = tuple[fx.Node, int]
 """One tensor: the node that makes it, and the number among its results."""

@@ -13,9 +13,8 @@ from dataclasses import dataclass
 
 from torch import fx
 
-import fastvideo_ir as ir
-from fastvideo_ir.graph import map_arguments, tensor_operands
-
+from .graph import map_arguments, tensor_operands
+from .program import value_type
 from .values import tensor_of
 
 FEWEST = 3
@@ -72,8 +71,8 @@ def _keys(calls: Sequence[fx.Node], detail: Callable[[fx.Node], Hashable]) -> li
     numbers: dict[Hashable, int] = {}
     result = []
     for node in calls:
-        arguments = repr(map_arguments(node, lambda _: None))
-        key = (node.target, arguments, ir.value_type(node), detail(node))
+        arguments = repr(map_arguments(node, lambda _: "%"))
+        key = (node.target, arguments, value_type(node), detail(node))
         result.append(numbers.setdefault(key, len(numbers)))
     return result
 
@@ -96,7 +95,7 @@ def _same_operands(
         (maker_a, result_a), (maker_b, result_b) = tensor_of(a), tensor_of(b)
         if maker_a is maker_b and result_a == result_b:
             continue
-        if is_param(maker_a) and is_param(maker_b) and ir.value_type(maker_a) == ir.value_type(maker_b):
+        if is_param(maker_a) and is_param(maker_b) and value_type(maker_a) == value_type(maker_b):
             continue
         shifted = maker_a in position and maker_b in position and position[maker_b] - position[maker_a] == period
         if not shifted or result_a != result_b:

@@ -1,0 +1,147 @@
+"""``outline-blocks``: cuts one rank's program into blocks, and gives equal ones the same code.
+
+Cuts fall at collectives and between the model's repeated blocks, where the fewest values are alive. What is left
+between two cuts becomes one ``fv.call_block``; stretches that differ only in their weights call the same block, so that
+its code is generated once.
+"""
+
+from __future__ import annotations
+
+import operator
+from collections.abc import Hashable, Sequence
+from typing import Any
+
+from torch import fx
+
+import fastvideo_ir as ir
+from fastvideo_ir.block import Block
+from fastvideo_ir.graph import is_getitem, map_arguments
+from fastvideo_ir.repeats import find_repeats
+from fastvideo_ir.types import TupleType
+
+from ..backends import codegen
+
+
+class OutlineBlocks(ir.Pass):
+    """The last pass of every rank.
+
+    Attributes:
+        generator: who makes the blocks' code: ``eager`` or ``inductor``.
+    """
+
+    name = "outline-blocks"
+    needs = ir.Stage.LOCAL
+    reaches = ir.Stage.LOWERED
+
+    generator: str = "eager"
+
+    def run(self, program: ir.Program) -> None:
+        generate = codegen.named(self.generator)
+        blocks: dict[Hashable, Block] = {}
+        rewriter = ir.Rewriter(program, self.name)
+        for stretch in _stretches(program):
+            _outline(rewriter, stretch, blocks, generate)
+
+
+def _stretches(program: ir.Program) -> list[list[fx.Node]]:
+    """Runs of calls between two cuts; collectives and what is taken out of their rows belong to none."""
+    cuts = _cuts(program)
+    result: list[list[fx.Node]] = [[]]
+    for node in program.nodes:
+        if node.op != "call_function":
+            continue
+        if node in cuts or node.target in ir.dialect.COLLECTIVES:
+            result.append([])
+        if not _is_exchange(node):
+            result[-1].append(node)
+    return [stretch for stretch in result if stretch]
+
+
+def _is_exchange(node: fx.Node) -> bool:
+    if is_getitem(node):
+        source = node.args[0]
+        return isinstance(source, fx.Node) and source.target in ir.dialect.COLLECTIVES
+    return node.target in ir.dialect.COLLECTIVES
+
+
+def _cuts(program: ir.Program) -> set[fx.Node]:
+    """First calls of the repeated blocks, each turned so that the fewest values cross its edge."""
+    calls = [node for node in program.nodes if node.op == "call_function" and not is_getitem(node)]
+    alive = _alive_before(program, calls)
+    cuts: set[fx.Node] = set()
+    for repeat in find_repeats(calls, lambda node: node.name in program.params, lambda _: None):
+        first = range(repeat.start, repeat.start + repeat.period)
+        turned = min(first, key=lambda position: alive[position])
+        cuts.update(
+            calls[position] for position in range(turned, repeat.stop + 1, repeat.period) if position < len(calls)
+        )
+    return cuts
+
+
+def _alive_before(program: ir.Program, calls: Sequence[fx.Node]) -> list[int]:
+    """Per call, how many values made by earlier calls are still to be used."""
+    position = {node: number for number, node in enumerate(calls)}
+    change = [0] * (len(calls) + 1)
+    for node, made in position.items():
+        users = [user for direct in node.users for user in (direct.users if is_getitem(direct) else [direct])]
+        last = max((position.get(user, len(calls) - 1) for user in users), default=made)
+        if last > made:
+            change[made + 1] += 1
+            change[last + 1] -= 1
+    alive, total = [], 0
+    for number in range(len(calls)):
+        total += change[number]
+        alive.append(total)
+    return alive
+
+
+def _outline(
+    rewriter: ir.Rewriter, stretch: list[fx.Node], blocks: dict[Hashable, Block], generate: codegen.Generator
+) -> None:
+    inside = set(stretch)
+    operands = list(
+        dict.fromkeys(operand for node in stretch for operand in node.all_input_nodes if operand not in inside)
+    )
+    results = [
+        node
+        for node in stretch
+        if isinstance(ir.value_type(node), ir.TensorType) and any(user not in inside for user in node.users)
+    ]
+    if not results:
+        return
+    key = _key(stretch, operands, results)
+    if key not in blocks:
+        blocks[key] = Block(f"block_{len(blocks)}", _graph(stretch, operands, results), generate)
+    kinds = TupleType(tuple(ir.tensor_type(node) for node in results))
+    call = rewriter.insert(blocks[key], operands, before=stretch[0], sources=stretch[:1], type=kinds)
+    anchor = call
+    for number, node in enumerate(results):
+        anchor = rewriter.insert(
+            operator.getitem, (call, number), after=anchor, sources=(node,), type=kinds.elements[number]
+        )
+        rewriter.replace(node, anchor, only=lambda user: user not in inside, erase=False)
+    for node in reversed(stretch):
+        rewriter.erase(node)
+
+
+def _key(stretch: list[fx.Node], operands: list[fx.Node], results: list[fx.Node]) -> Hashable:
+    """Equal for stretches that compute the same of their operands."""
+    number = {node: index for index, node in enumerate([*operands, *stretch])}
+
+    def refer(node: fx.Node) -> str:
+        return f"%{number[node]}"
+
+    lines: list[Any] = [str(ir.value_type(operand)) for operand in operands]
+    lines += [(node.target, repr(map_arguments(node, refer)), str(ir.value_type(node))) for node in stretch]
+    return (*lines, tuple(number[node] for node in results))
+
+
+def _graph(stretch: list[fx.Node], operands: list[fx.Node], results: list[fx.Node]) -> fx.Graph:
+    graph = fx.Graph()
+    mapping: dict[fx.Node, fx.Node] = {}
+    for index, operand in enumerate(operands):
+        mapping[operand] = graph.placeholder(f"operand_{index}")
+    for node in stretch:
+        mapping[node] = graph.node_copy(node, lambda old: mapping[old])
+    graph.output(tuple(mapping[node] for node in results))
+    return graph

@@ -119,7 +119,7 @@ class Move:
 
 
 def local_parts(held: Sequence[Range], wanted: Sequence[Range]) -> list[Range]:
-    """Where the ``wanted`` global ranges lie in a dim that stores the ``held`` ones end to end; neighbours are merged."""
+    """Where the ``wanted`` global ranges lie in a dim that stores the ``held`` ones end to end; neighbours merged."""
     parts: list[Range] = []
     for start, stop in wanted:
         offset = 0

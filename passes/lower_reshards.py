@@ -49,9 +49,12 @@ def _next_move(now: ir.TensorType, target: ir.TensorType) -> tuple[str, ir.Place
     free = [axis for axis in pending if _is_innermost(now, axis)]
     for axis in free:
         if _joins_in_order(now, target, axis):
-            return axis, target.placement(axis)
+            becomes_sum = isinstance(now.placement(axis), ir.Shard) and isinstance(target.placement(axis), ir.Partial)
+            return axis, ir.Replicate() if becomes_sum else target.placement(axis)
     placed = [axis for axis in free if not isinstance(now.placement(axis), ir.Replicate)]
-    gathered = [axis for axis in placed if isinstance(now.placement(axis), ir.Shard)]  # before a sum is taken everywhere
+    gathered = [
+        axis for axis in placed if isinstance(now.placement(axis), ir.Shard)
+    ]  # before a sum is taken everywhere
     return (gathered or placed)[0], ir.Replicate()
 
 

@@ -22,10 +22,8 @@ from .lower_reshards import LowerReshards
 from .pack_collectives import PackCollectives
 from .plan_sharding import PlanSharding
 from .recognize_attention import RecognizeAttention
-from .registry import registered
+from .registry import DEFAULT, known_passes
 from .select_attention_backend import SelectAttentionBackend
-
-DEFAULT = "default"
 
 
 @dataclass(frozen=True)
@@ -110,7 +108,7 @@ def _parse(text: str, target: Target) -> list[ir.Pass]:
 
 
 def _make(name: str, options: str | None) -> ir.Pass:
-    known = {step.name: step for step in BUILT_IN} | registered()
+    known = known_passes()
     if name not in known:
         raise UnknownNameError("pass", name, [DEFAULT, *known])
     pairs = [part.partition("=") for part in (options or "").split(",") if part.strip()]
@@ -135,15 +133,3 @@ def _position(passes: Sequence[ir.Pass], step: ir.Pass) -> int:
         if stage <= step.joins:
             position = number + 1
     return position
-
-
-BUILT_IN: tuple[type[ir.Pass], ...] = (
-    Canonicalize,
-    RecognizeAttention,
-    SelectAttentionBackend,
-    ChooseMesh,
-    PlanSharding,
-    InsertReshards,
-    LowerReshards,
-    PackCollectives,
-)

@@ -26,7 +26,7 @@ from fastvideo_ir.types import TupleType
 from fastvideo_ir.values import tensor_of
 
 from .planner.candidates import Candidates, Rules
-from .planner.cost import CostModel, Hardware, Work
+from .planner.cost import CostModel, Hardware, Work, largest_local_numel
 from .planner.policy import POLICIES, AxisPolicy
 from .planner.search import Plan, Search
 
@@ -83,7 +83,7 @@ def plan_axis(program: ir.Program, axis: str, settled: frozenset[str], options: 
     if policy.batch_only:
         _check_batch(program, axis)
     candidates = Candidates(program, policy, rules)
-    hardware = _at_scale(program, options.hardware) if options.pinned else options.hardware
+    hardware = _at_scale(program, options.hardware, settled) if options.pinned else options.hardware
     model = CostModel(hardware, program.mesh, axis, settled)
     calls = list(rules.of)
     works = {node: model.work(node) for node in calls}
@@ -164,9 +164,12 @@ def _attention_operands(program: ir.Program) -> list[ir.TensorType]:
     return [ir.tensor_type(operand) for node in sites for operand in tensor_operands(node)[:3]]
 
 
-def _at_scale(program: ir.Program, hardware: Hardware) -> Hardware:
+def _at_scale(program: ir.Program, hardware: Hardware, settled: frozenset[str]) -> Hardware:
     """The hardware with a latency that is as small against the token stream's bytes as it is in a full-size model."""
-    largest = max((kind.nbytes for kind in _attention_operands(program)), default=0)
+    operands = _attention_operands(program)
+    largest = max(
+        (largest_local_numel(kind, program.mesh, settled) * kind.dtype.itemsize for kind in operands), default=0
+    )
     if not largest:
         return hardware
     return replace(hardware, latency=min(hardware.latency, LATENCY_SHARE * largest / hardware.link_bandwidth))

@@ -2,16 +2,19 @@
 
 from .base import AttentionBackend, AttentionSite, No, Support, Yes
 from .choice import AUTO, Choice, choose, named
+from .flash_attn import FlashAttention
 from .registry import backend_of, backends, op_of, register
 from .torch_sdpa import TorchSdpa
 
 register(TorchSdpa())
+register(FlashAttention())
 
 __all__ = [
     "AUTO",
     "AttentionBackend",
     "AttentionSite",
     "Choice",
+    "FlashAttention",
     "No",
     "Support",
     "TorchSdpa",

@@ -15,7 +15,13 @@ from fastvideo_ir.graph import bind
 
 @dataclass(frozen=True)
 class Yes:
-    """The backend can run the site."""
+    """The backend can run the site.
+
+    Attributes:
+        preferred: False where ``auto`` should take another one that can run it as well.
+    """
+
+    preferred: bool = True
 
 
 @dataclass(frozen=True)

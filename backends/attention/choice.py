@@ -33,7 +33,7 @@ def named(name: str) -> AttentionBackend:
 
 
 def choose(site: AttentionSite, wish: str = AUTO) -> Choice:
-    """The backend for ``site``: the one wished for, or the first exact one that supports it.
+    """The backend for ``site``: the one wished for, or the first exact one that supports it and is preferred.
 
     Raises:
         UnknownNameError: no backend has that name.
@@ -50,10 +50,16 @@ def choose(site: AttentionSite, wish: str = AUTO) -> Choice:
             )
         return Choice(backend)
     refusals: list[tuple[str, str]] = []
+    spare: AttentionBackend | None = None
     for backend in backends().values():
         answer = backend.supports(site) if backend.exact else No("not exact; runs only when named")
-        if not isinstance(answer, No):
+        if isinstance(answer, No):
+            refusals.append((backend.name, answer.reason))
+        elif answer.preferred:
             return Choice(backend, tuple(refusals))
-        refusals.append((backend.name, answer.reason))
+        else:
+            spare = spare or backend
+    if spare is not None:
+        return Choice(spare, tuple(refusals))
     reasons = "; ".join(f"{name}: {reason}" for name, reason in refusals)
     raise BackendUnavailableError(f"no attention backend can run the attention at {site.location}: {reasons}")

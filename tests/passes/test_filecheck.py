@@ -12,7 +12,7 @@ import pytest
 
 import fastvideo_ir as ir
 from fastvideo.passes.localize import Localize
-from fastvideo.passes.pipelines import BUILT_IN
+from fastvideo.passes.registry import BUILT_IN
 
 from ..ir.filecheck import filecheck
 from .running import assert_same_numbers, run_passes

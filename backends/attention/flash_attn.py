@@ -1,0 +1,90 @@
+"""FLASH_ATTN: FlashAttention 3 or 2, whichever package is installed and fits the GPU; on the CPU torch's flash kernel.
+
+Sources: Dao, "FlashAttention-2" (2023); Shah et al., "FlashAttention-3" (2024). Packages asked, in this order:
+``flash_attn_interface`` (FlashAttention 3), ``fa3_fwd_interface`` (its forward kernels as a wheel), ``flash_attn`` (2).
+"""
+
+from __future__ import annotations
+
+import importlib
+from collections.abc import Callable
+from dataclasses import dataclass
+from functools import lru_cache
+from importlib.util import find_spec
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+from torch.nn.attention import SDPBackend, sdpa_kernel
+
+from .base import AttentionBackend, AttentionSite, No, Support, Yes
+
+
+@dataclass(frozen=True)
+class _Package:
+    """One package that has ``flash_attn_func``, and the compute capabilities that its kernels are built for."""
+
+    module: str
+    lowest: tuple[int, int]
+    highest: tuple[int, int]
+
+    def fits(self, capability: tuple[int, int]) -> bool:
+        return self.lowest <= capability <= self.highest
+
+
+_PACKAGES = (
+    _Package("flash_attn_interface", (9, 0), (9, 9)),
+    _Package("fa3_fwd_interface", (9, 0), (9, 9)),
+    _Package("flash_attn", (8, 0), (12, 9)),
+)
+_LARGEST_HEAD_DIM = 256
+
+
+@lru_cache(maxsize=1)
+def _kernel() -> Callable[..., Any] | None:
+    """``flash_attn_func`` of the first package that is installed and fits this GPU."""
+    capability = torch.cuda.get_device_capability()
+    for package in _PACKAGES:
+        if package.fits(capability) and find_spec(package.module) is not None:
+            function: Callable[..., Any] = importlib.import_module(package.module).flash_attn_func
+            return function
+    return None
+
+
+class FlashAttention(AttentionBackend):
+    """Exact attention in tiles that never leave the chip. Half precision on GPUs; no masks."""
+
+    name = "FLASH_ATTN"
+
+    def supports(self, site: AttentionSite) -> Support:
+        if site.mask is not None:
+            return No("it takes no mask")
+        if site.causal and not site.is_self_attention:
+            return No("causal attention with other lengths of queries and keys is aligned differently there")
+        if site.device == "cpu":
+            return Yes(preferred=False)  # TORCH_SDPA takes the same kernel where it is the fastest
+        if site.device != "cuda" or not torch.cuda.is_available():
+            return No(f"it does not run on {site.device}")
+        if site.dtype not in (torch.float16, torch.bfloat16):
+            return No(f"dtype {site.dtype} is not float16 or bfloat16")
+        if site.value.shape[3] != site.head_dim or site.head_dim > _LARGEST_HEAD_DIM or site.head_dim % 8:
+            return No(f"head_dim {site.head_dim} (values {site.value.shape[3]}) is not a multiple of 8 up to 256")
+        if _kernel() is None:
+            major, minor = torch.cuda.get_device_capability()
+            names = ", ".join(package.module for package in _PACKAGES if package.fits((major, minor)))
+            return No(
+                f"no package for compute capability {major}.{minor} is installed (any of: {names or 'none known'})"
+            )
+        return Yes()
+
+    def run(self, q: Tensor, k: Tensor, v: Tensor, mask: Tensor | None, scale: float | None, causal: bool) -> Tensor:
+        if q.device.type == "cpu":
+            gqa = q.shape[1] != k.shape[1]
+            with sdpa_kernel(SDPBackend.FLASH_ATTENTION):
+                return F.scaled_dot_product_attention(q, k, v, None, 0.0, causal, scale=scale, enable_gqa=gqa)
+        kernel = _kernel()
+        assert kernel is not None, "supports() said yes"
+        out = kernel(*(x.transpose(1, 2) for x in (q, k, v)), softmax_scale=scale, causal=causal)
+        result: Tensor = out[0] if isinstance(out, tuple) else out
+        return result.transpose(1, 2)

@@ -1,0 +1,165 @@
+"""How long one denoising step takes, ours and others' side by side in one run.
+
+    python -m benchmarks.step --workload wan2.1-1.3b/480p --against eager,compile,ours --ranks 1,2
+
+Every timed call gets new latents and a new timestep; medians are printed, with ratios to the first contender, and the
+relative difference of each contender's output from the first one's.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import statistics
+import time
+from collections.abc import Callable
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+import fastvideo
+
+from .models import WORKLOADS, Inputs, build
+
+Call = Callable[[Inputs], Tensor]
+
+
+@dataclass(frozen=True)
+class Row:
+    """One contender.
+
+    Attributes:
+        first_call: seconds, compilation included.
+        median: seconds per step.
+        spread: largest minus smallest, seconds.
+        difference: ‖output − first contender's‖ / ‖first contender's‖ on the same inputs.
+        peak_memory: bytes on rank 0, of the contender's calls alone.
+    """
+
+    contender: str
+    first_call: float
+    median: float
+    spread: float
+    difference: float
+    peak_memory: int
+
+
+def _eager(model: nn.Module, ranks: int) -> tuple[Call, Callable[[], None]]:
+    return (lambda inputs: model(**inputs)[0]), (lambda: None)
+
+
+def _compile(model: nn.Module, ranks: int) -> tuple[Call, Callable[[], None]]:
+    compiled = torch.compile(model)
+    return (lambda inputs: compiled(**inputs)[0]), torch._dynamo.reset
+
+
+def _regional(model: nn.Module, ranks: int) -> tuple[Call, Callable[[], None]]:
+    """What a user can put together by hand: FlashAttention 3 through diffusers, and its regional compilation."""
+    from diffusers.models.attention_dispatch import attention_backend
+
+    model.compile_repeated_blocks(fullgraph=True)  # type: ignore[operator]
+
+    def call(inputs: Inputs) -> Tensor:
+        with attention_backend("_flash_3_hub"):
+            return model(**inputs)[0]
+
+    return call, torch._dynamo.reset
+
+
+def _ours(model: nn.Module, ranks: int) -> tuple[Call, Callable[[], None]]:
+    compiled = fastvideo.compile(model, ranks)
+
+    def close() -> None:
+        print(compiled.explain())
+        compiled.close()
+
+    return (lambda inputs: compiled(**inputs)[0]), close
+
+
+CONTENDERS = {"eager": _eager, "compile": _compile, "regional": _regional, "ours": _ours}
+
+
+def measure(
+    name: str, make: Any, model: nn.Module, ranks: int, calls: list[Inputs], reference: Tensor | None
+) -> tuple[Row, Tensor]:
+    """Time one contender; the first entry of ``calls`` is compared, the rest is timed."""
+    cuda = torch.cuda.is_available()
+    if cuda:
+        torch.cuda.empty_cache()
+        torch.cuda.reset_peak_memory_stats()
+    call, close = make(model, ranks)
+    with torch.no_grad():
+        start = time.perf_counter()
+        output = call(calls[0]).float().cpu()
+        first = time.perf_counter() - start
+        call(calls[1])
+        times = []
+        for inputs in calls[2:]:
+            _synchronize()
+            start = time.perf_counter()
+            call(inputs)
+            _synchronize()
+            times.append(time.perf_counter() - start)
+    peak = torch.cuda.max_memory_allocated() if cuda else 0
+    close()
+    against = output if reference is None else reference
+    difference = float((output - against).norm() / against.norm())
+    if not torch.isfinite(output).all():
+        raise SystemExit(f"error: {name} returned values that are not finite")
+    return Row(name, first, statistics.median(times), max(times) - min(times), difference, peak), output
+
+
+def _synchronize() -> None:
+    if torch.cuda.is_available():
+        torch.cuda.synchronize()
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--workload", choices=WORKLOADS, default="wan2.1-1.3b/480p")
+    parser.add_argument("--against", default="eager,ours")
+    parser.add_argument("--ranks", default="1", help="rank counts for ours, e.g. 1,2,4")
+    parser.add_argument("--repeats", type=int, default=5)
+    parser.add_argument("--dtype", default="bfloat16")
+    parser.add_argument("--json", type=Path)
+    options = parser.parse_args()
+
+    device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    dtype = getattr(torch, options.dtype)
+    workload = WORKLOADS[options.workload]
+    model = build(workload, dtype, device)
+    random = torch.Generator(device).manual_seed(1)
+    calls = [workload.inputs(random, dtype) for _ in range(options.repeats + 2)]
+
+    rows: list[Row] = []
+    reference: Tensor | None = None
+    for name in options.against.split(","):
+        for ranks in [int(r) for r in options.ranks.split(",")] if name == "ours" else [1]:
+            label = f"{name} × {ranks}" if name == "ours" else name
+            row, output = measure(label, CONTENDERS[name], model, ranks, calls, reference)
+            reference = output if reference is None else reference
+            rows.append(row)
+            print(f"{row.contender}: {row.median * 1e3:.1f} ms", flush=True)
+
+    print(f"\n{options.workload}, {options.dtype}, {_machine()}")
+    print(f"{'':14s}{'first call':>12s}{'median':>12s}{'spread':>10s}{'ratio':>8s}{'difference':>12s}{'peak GiB':>10s}")
+    for row in rows:
+        print(
+            f"{row.contender:14s}{row.first_call:10.1f} s{row.median * 1e3:9.1f} ms{row.spread * 1e3:7.1f} ms"
+            f"{rows[0].median / row.median:8.3f}{row.difference:12.2e}{row.peak_memory / 2**30:10.1f}"
+        )
+    if options.json:
+        record = {"workload": options.workload, "machine": _machine(), "date": time.strftime("%Y-%m-%d")}
+        options.json.write_text(json.dumps(record | {"rows": [asdict(row) for row in rows]}, indent=2) + "\n")
+
+
+def _machine() -> str:
+    name = torch.cuda.get_device_name() if torch.cuda.is_available() else "CPU"
+    return f"{name}, torch {torch.__version__}"
+
+
+if __name__ == "__main__":
+    main()

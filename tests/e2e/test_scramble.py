@@ -1,0 +1,124 @@
+"""The scramble test: no name in a model decides anything.
+
+Every param, node, module path and source line of a captured program is renamed to random words. The passes must give
+the same program as without, up to that renaming.
+"""
+
+from __future__ import annotations
+
+import random
+import re
+from dataclasses import replace
+
+import pytest
+import torch
+from torch import fx
+
+import fastvideo_ir as ir
+from fastvideo.frontends.capture import capture
+from fastvideo.passes.pipelines import Target, default_pipeline
+from fastvideo_ir.graph import map_arguments
+
+from ..models import CASES, ModelCase, case
+
+RANKS = 4
+_NAME = re.compile(r"%\w+")
+_BY = re.compile(r' by\(".*?"(?: from(?: \w+)+)?\)')
+
+
+def scrambled(program: ir.Program, seed: int) -> ir.Program:
+    """A copy whose nodes, params and locations bear random names."""
+    words = random.Random(seed)
+    taken: set[str] = set()
+
+    def word() -> str:
+        while True:
+            made = "".join(words.choices("bcdfghjklmnpqrstvwxz", k=9))
+            if made not in taken:
+                taken.add(made)
+                return made
+
+    graph = fx.Graph()
+    mapping: dict[fx.Node, fx.Node] = {}
+    params: dict[str, ir.Param] = {}
+    paths: dict[tuple[str, str, int], ir.Location] = {}
+    for node in program.nodes:
+        args, kwargs = map_arguments(node, mapping.__getitem__)
+        name = "output" if node.op == "output" else word()
+        new = mapping[node] = graph.create_node(
+            node.op, name if node.op == "placeholder" else node.target, args, kwargs, name
+        )
+        new.meta = {}
+        if node.op == "output":
+            continue
+        known = ir.info(node)
+        place = known.location
+        if place is not None:
+            key = (place.module, place.file, place.line)
+            place = paths.setdefault(key, ir.Location(word(), f"{word()}.py", words.randrange(1, 10_000)))
+        ir.set_info(new, replace(known, location=place))
+        if node.name in program.params:
+            params[name] = ir.Param(word(), program.params[node.name].kind)
+    return ir.Program(graph, params, program.mesh, program.stage)
+
+
+def nameless(program: ir.Program) -> str:
+    """The text with nodes numbered in order, and without the names of params and without provenance's sources."""
+    numbers: dict[str, str] = {}
+    lines = []
+    for line in ir.print_program(program, locations=False).splitlines():
+        line = _BY.sub("", line)
+        line = re.sub(r'= param ".*?" ', "= param ", line)
+        lines.append(_NAME.sub(lambda match: numbers.setdefault(match[0], f"%{len(numbers)}"), line))
+    return "\n".join(lines)
+
+
+def planned(program: ir.Program) -> ir.Program:
+    result = program.copy()
+    result.mesh = ir.Mesh((("sp", RANKS),))
+    ir.run_passes(result, default_pipeline(Target(RANKS)))
+    return result
+
+
+def captured(dit: ModelCase) -> ir.Program:
+    return capture(dit.build(), (), dit.inputs(0), verify=False).program
+
+
+@pytest.mark.parametrize("dit", CASES, ids=lambda dit: dit.name)
+def test_names_decide_nothing(dit: ModelCase) -> None:
+    program = captured(dit)
+    renamed = scrambled(program, seed=dit.heads)
+    ir.verify(renamed)
+    assert nameless(renamed) == nameless(program)
+    assert nameless(planned(renamed)) == nameless(planned(program))
+
+
+class PeeksAtNames(ir.Pass):
+    """What the scramble test is there to catch."""
+
+    name = "peeks-at-names"
+
+    def run(self, program: ir.Program) -> None:
+        rewriter = ir.Rewriter(program, self.name)
+        for node in list(program.nodes):
+            place = ir.info(node).location if node.op == "call_function" else None
+            if place and "blocks.0" in place.module and node.target is torch.ops.aten.linear.default:
+                rewriter.set_target(node, torch.ops.fv.attention.default)
+
+
+def test_scramble_notices_a_pass_that_peeks_at_names() -> None:
+    program = captured(case("wan"))
+    plain, renamed = program.copy(), scrambled(program, seed=1)
+    for one in (plain, renamed):
+        ir.run_passes(one, [PeeksAtNames()])
+    assert nameless(plain) != nameless(renamed)
+
+
+def test_scrambling_leaves_no_name_as_it_was() -> None:
+    program = captured(case("wan"))
+    renamed = scrambled(program, seed=1)
+    assert not {node.name for node in program.nodes} & {node.name for node in renamed.nodes} - {"output"}
+    assert not {param.source for param in program.params.values()} & {p.source for p in renamed.params.values()}
+    places = [{ir.info(n).location for n in one.nodes if n.op == "call_function"} for one in (program, renamed)]
+    assert len(places[0]) == len(places[1]) > 1
+    assert not places[0] & places[1] - {None}

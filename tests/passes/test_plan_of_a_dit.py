@@ -1,0 +1,60 @@
+"""The plan of a whole video DiT whose heads the ranks divide: the exchanges that are needed, and none besides."""
+
+from __future__ import annotations
+
+import pytest
+
+import fastvideo_ir as ir
+from fastvideo.frontends.capture import capture
+from fastvideo.passes.pipelines import Target, default_pipeline
+
+from ..ir.filecheck import FileCheckError, filecheck
+from ..models import case
+from .running import collectives, run_passes
+
+LAYERS = 3
+
+# Eight heads of 12 and 175 tokens on four ranks.
+SELF_ATTENTION = r"""
+CHECK-NOT: {{fv\.(all|reduce)_\w+\(}}
+CHECK:     : ([[heads:f32\[1, 8@sp, 175, 12\]]], [[heads]], [[heads]]) = fv.all_to_all([{{%\w+, %\w+, %\w+}}], "sp")
+CHECK-NOT: {{fv\.(all|reduce)_\w+\(}}
+CHECK:     : [[heads]] = fv_attn.torch_sdpa(
+CHECK-NOT: {{fv\.(all|reduce)_\w+\(}}
+CHECK:     : (f32[1, 175@sp, 96]) = fv.all_to_all([%{{\w+}}], "sp")
+"""
+CROSS_ATTENTION_AND_MLP = r"""
+CHECK-NOT: {{fv\.(all|reduce)_\w+\(}}
+CHECK:     : f32[1, 8, 175@sp, 12] = fv_attn.torch_sdpa(
+CHECK-NOT: {{fv\.(all|reduce)_\w+\(}}
+CHECK:     : f32[1, 175@sp, 192] = aten.linear.default(
+CHECK-NOT: {{fv\.(all|reduce)_\w+\(}}
+CHECK:     : f32[1, 175@sp, 96] = aten.linear.default(
+"""
+END = r"""
+CHECK-NOT: {{fv\.(all|reduce)_\w+\(}}
+CHECK:     = fv.all_gather([%{{\w+}}], "sp")
+CHECK-NOT: {{fv\.(all|reduce)_\w+\(}}
+CHECK:     return
+"""
+CHECKS = (SELF_ATTENTION + CROSS_ATTENTION_AND_MLP) * LAYERS + END
+
+
+@pytest.fixture(scope="module")
+def captured() -> ir.Program:
+    dit = case("wan")
+    program = capture(dit.build(), (), dit.inputs(0), verify=False).program
+    program.mesh = ir.Mesh((("sp", 4),))
+    return program
+
+
+def test_each_self_attention_has_two_exchanges_and_nothing_else_has_any(captured: ir.Program) -> None:
+    after = run_passes(captured, default_pipeline(Target(ranks=4)))
+    filecheck(ir.print_program(after, locations=False), CHECKS)
+    assert collectives(after) == ["all_to_all"] * 2 * LAYERS + ["all_gather"]
+
+
+def test_plan_without_packing_does_not_pass_for_it(captured: ir.Program) -> None:
+    passes = [step for step in default_pipeline(Target(ranks=4)) if step.name != "pack-collectives"]
+    with pytest.raises(FileCheckError):
+        filecheck(ir.print_program(run_passes(captured, passes), locations=False), CHECKS)

@@ -133,15 +133,22 @@ class CompiledModel:
         return str(self.report)
 
     def update_weights(self) -> None:
-        """Read the model's weights anew, after they have been changed on purpose."""
+        """Read the model's weights anew, after they have been changed on purpose.
+
+        A signature whose weights have become other in kind is compiled anew at its next call.
+        """
         with self._lock:
+            self._refuse_if_closed()
+            self._forget_outgrown()
+            kept = [found for entries in self._specializations.values() for found in entries]
+            for found in kept:
+                found.captured.params.update(self._current_params(found.captured))
             if self._group is not None:
                 self._group.update_params(self._all_params())
             else:
-                for entries in self._specializations.values():
-                    for found in entries:
-                        found.executor.close()
-                        found.executor = self._executor(found.program, found.captured.params)
+                for found in kept:
+                    found.executor.close()
+                    found.executor = self._executor(found.program, found.captured.params)
             self._versions = self._read_versions()
 
     def close(self) -> None:
@@ -164,20 +171,45 @@ class CompiledModel:
     ) -> None:
         self.close()
 
-    def _refuse_if_unusable(self) -> None:
+    def _refuse_if_closed(self) -> None:
         if self._closed:
             raise FastVideoError("this compiled model is closed")
+
+    def _refuse_if_unusable(self) -> None:
+        self._refuse_if_closed()
         if self._model.training:
             raise InvalidArgumentError("the model is in training mode", hint="call model.eval()")
-        if self._specializations and self._read_versions() != self._versions:
+        if any(self._specializations.values()) and self._read_versions() != self._versions:
             raise InvalidArgumentError(
                 "the model's weights have changed since it was compiled",
                 hint="call update_weights() after changing them",
             )
 
-    def _read_versions(self) -> list[tuple[int, int]]:
+    def _read_versions(self) -> list[tuple[int, int, int]]:
+        """What tells one state of the weights from another: replaced, written to, or given other storage."""
         tensors = [*self._model.parameters(), *self._model.buffers()]
-        return [(id(tensor), tensor._version) for tensor in tensors if not tensor.is_inference()]
+        return [(id(t), 0 if t.is_inference() else t._version, t.data_ptr()) for t in tensors]
+
+    def _current_params(self, captured: Captured) -> dict[str, Tensor]:
+        """The model's tensors of today for what the program reads; constants of the trace are not among them."""
+        state = dict(self._model.named_parameters(remove_duplicate=False))
+        state |= dict(self._model.named_buffers(remove_duplicate=False))
+        return {source: state[source] for source in captured.params if source in state}
+
+    def _forget_outgrown(self) -> None:
+        """Drop programs that the model's weights no longer fit: another dtype, shape or name."""
+        for entries in self._specializations.values():
+            for found in list(entries):
+                current, program = self._current_params(found.captured), found.program
+                types = {program.params[node.name]: ir.tensor_type(node).unplaced for node in program.param_nodes}
+                fits = all(
+                    param.kind is ir.ParamKind.CONSTANT
+                    or (param.source in current and ir.TensorType.of(current[param.source]) == kind)
+                    for param, kind in types.items()
+                )
+                if not fits:
+                    entries.remove(found)
+                    found.executor.close()
 
     def _revive(self) -> None:
         if self._group is not None and not self._group.alive:
@@ -206,6 +238,7 @@ class CompiledModel:
         settings = self._settings
         place = next((p.device for p in self._model.parameters()), settings.device)
         args, kwargs = call.arguments([tensor.to(place) for tensor in call.tensors])
+        self._versions = self._read_versions()
         captured = self._with_own_constants(capture(self._model, tuple(args), kwargs, verify=settings.verify))
         program = captured.program.copy()
         if settings.parallel is not None:
@@ -220,6 +253,11 @@ class CompiledModel:
             raise InvalidArgumentError(
                 f"the passes leave the program at stage {program.stage.name}; ranks need COMMUNICATING",
                 hint="start from 'default', or end with plan-sharding, insert-reshards, lower-reshards",
+            )
+        if program.mesh.num_ranks != settings.num_ranks:
+            raise InvalidArgumentError(
+                f"the passes leave the program with {program.mesh}, but it is compiled for {settings.num_ranks} ranks",
+                hint="keep choose-mesh among the passes, or pin the division with parallel=Parallel(...)",
             )
         executor = self._executor(program, captured.params)
         return Specialization(captured, program, executor, timing, time.perf_counter() - start)

@@ -1,7 +1,7 @@
-"""What the placement ops do on one rank: which pieces it sends, and how it lays out the pieces it receives.
+"""What the placement ops move: which pieces each rank sends to which, and their shapes.
 
 Everything follows from the source and target types, so uneven pieces, segments and several axes on one dim need no
-cases. The transport is not here: see :class:`fastvideo_ir.interpreter.Communicator`.
+cases. ``localize`` makes tensor ops of it; the transport is :class:`fastvideo_ir.interpreter.Communicator`.
 """
 
 from __future__ import annotations
@@ -9,9 +9,6 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
-
-import torch
-from torch import Tensor
 
 from .layout import Range
 from .mesh import Coordinates, Mesh
@@ -79,43 +76,10 @@ class Move:
         others = [index for index in self.peers if index != self.at[self.axis]]
         return float(sum(math.prod(self.chunk_shape(self.at, self.peer(index))) for index in others))
 
-    def send_chunks(self, value: Tensor) -> list[Tensor]:
-        """What this rank sends to each peer, flat."""
-        return [self._take(value, self.peer(index)).reshape(-1) for index in self.peers]
-
-    def _take(self, value: Tensor, receiver: Coordinates) -> Tensor:
-        for dim in sorted({self.gathered_dim, self.scattered_dim} - {None}, key=str):
-            assert dim is not None
-            held = self.source.local_ranges(dim, self.mesh, self.at)
-            value = take(value, dim, held, self.pieces(dim, self.at, receiver))
-        return value
-
-    def assemble(self, chunks: Sequence[Tensor]) -> Tensor:
-        """The target value from the flat chunks of all peers, in axis order."""
-        shaped = [chunk.view(self.chunk_shape(self.peer(index), self.at)) for index, chunk in enumerate(chunks)]
-        if self.gathered_dim is None:  # a sum, taken in rank order so that every run adds alike
-            total = shaped[0].clone()
-            for chunk in shaped[1:]:
-                total += chunk
-            return total
-        return self._interleave(shaped, self.gathered_dim)
-
-    def _interleave(self, chunks: Sequence[Tensor], dim: int) -> Tensor:
-        parts: list[tuple[int, Tensor]] = []
-        for index, chunk in enumerate(chunks):
-            offset = 0
-            for start, stop in self.pieces(dim, self.peer(index), self.at):
-                parts.append((start, chunk.narrow(dim, offset, stop - start)))
-                offset += stop - start
-        parts.sort(key=lambda part: part[0])
-        if not parts:
-            return chunks[0]
-        return torch.cat([part for _, part in parts], dim)
-
-    def own_parts(self, dim: int) -> list[Range]:
-        """The local ranges of ``dim`` that this rank keeps when it cuts a replicated value."""
+    def parts_for(self, dim: int, receiver: Coordinates) -> list[Range]:
+        """The local ranges of ``dim`` that this rank gives to ``receiver``, which may be itself."""
         held = self.source.local_ranges(dim, self.mesh, self.at)
-        return local_parts(held, self.pieces(dim, self.at, self.at)) or [(0, 0)]
+        return local_parts(held, self.pieces(dim, self.at, receiver)) or [(0, 0)]
 
 
 def local_parts(held: Sequence[Range], wanted: Sequence[Range]) -> list[Range]:
@@ -133,11 +97,3 @@ def local_parts(held: Sequence[Range], wanted: Sequence[Range]) -> list[Range]:
                 break
             offset += high - low
     return parts
-
-
-def take(value: Tensor, dim: int, held: Sequence[Range], wanted: Sequence[Range]) -> Tensor:
-    """The ``wanted`` global ranges of a local tensor whose ``dim`` stores the ``held`` ones. A view where possible."""
-    views = [value.narrow(dim, low, high - low) for low, high in local_parts(held, wanted)]
-    if not views:
-        return value.narrow(dim, 0, 0)
-    return views[0] if len(views) == 1 else torch.cat(views, dim)

@@ -14,6 +14,7 @@ from typing import Any
 
 from torch import Tensor
 
+from .errors import InvalidArgumentError
 from .ops.registry import OpDef, Trait, registry
 from .program import Stage
 
@@ -56,6 +57,35 @@ reduce_scatter = PlacementOp("reduce_scatter")
 all_reduce = PlacementOp("all_reduce")
 """``all_reduce([x, …], axis)``: partial to replicated."""
 
+
+class TransferOp:
+    """A target of ``call_function`` nodes of local programs: one exchange of flat buffers between ranks.
+
+    Only an interpreter with a communicator can run it, so calling it is an error.
+    """
+
+    def __init__(self, name: str) -> None:
+        self.__name__ = self.__qualname__ = name
+        self.__module__ = "fastvideo_ir.dialect"
+
+    def __call__(self, value: Any, *arguments: Any) -> Any:
+        raise InvalidArgumentError(f"{self!r} needs other ranks; run the program with run_rank or run_lockstep")
+
+    def __repr__(self) -> str:
+        return f"fv.{self.__name__}"
+
+
+exchange = TransferOp("exchange")
+"""``exchange(buffer, axis, sent, received)``: consecutive pieces of ``sent`` elements go to the peers in axis order."""
+
+gather = TransferOp("gather")
+"""``gather(buffer, axis, received)``: the buffers of all peers, end to end."""
+
+sum_over = TransferOp("sum_over")
+"""``sum_over(x, axis)``: the sum over the peers; any shape."""
+
+TRANSFERS = (exchange, gather, sum_over)
+
 COLLECTIVES = (all_gather, all_to_all, reduce_scatter, all_reduce)
 LOCAL_PLACEMENTS = (shard, make_partial)
 
@@ -65,5 +95,9 @@ registry.register(OpDef(reshard, "fv.reshard", _placement, first=Stage.PLACED, l
 for _op in LOCAL_PLACEMENTS:
     registry.register(OpDef(_op, f"fv.{_op.__name__}", _placement, first=Stage.COMMUNICATING, last=Stage.COMMUNICATING))
 for _op in COLLECTIVES:
-    registry.register(OpDef(_op, f"fv.{_op.__name__}", _collective, first=Stage.COMMUNICATING))
+    registry.register(
+        OpDef(_op, f"fv.{_op.__name__}", _collective, first=Stage.COMMUNICATING, last=Stage.COMMUNICATING)
+    )
+for _transfer in TRANSFERS:
+    registry.register(OpDef(_transfer, f"fv.{_transfer.__name__}", frozenset({Trait.COLLECTIVE}), first=Stage.LOCAL))
 registry.register(OpDef(operator.getitem, "getitem", frozenset({Trait.VIEW})))

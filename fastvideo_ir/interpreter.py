@@ -17,23 +17,22 @@ import torch
 from torch import Tensor, fx
 
 from . import dialect
-from .collectives import Move
 from .errors import InvalidArgumentError
-from .graph import map_arguments, on_device, result_types, tensor_operands
-from .program import Program, Stage, tensor_type
+from .graph import map_arguments, on_device
+from .program import Program, Stage
 
 
 class Communicator(Protocol):
-    """Exchanges flat tensors between the ranks of one mesh axis. Lists are in axis order, own entry included."""
+    """Exchanges flat buffers between the ranks of one mesh axis. Pieces lie end to end, in axis order."""
 
-    def exchange(self, axis: str, send: list[Tensor], receive_numels: list[int]) -> list[Tensor]:
-        """All-to-all with uneven pieces: ``send[p]`` goes to peer p."""
+    def exchange(self, axis: str, send: Tensor, send_numels: list[int], receive_numels: list[int]) -> Tensor:
+        """All-to-all with uneven pieces, this rank's own among them."""
 
-    def all_gather(self, axis: str, value: Tensor, numels: list[int]) -> list[Tensor]:
+    def all_gather(self, axis: str, value: Tensor, numels: list[int]) -> Tensor:
         """``value`` of every peer; sizes may differ."""
 
     def all_reduce(self, axis: str, value: Tensor) -> Tensor:
-        """Sum over the peers, as a new tensor."""
+        """Sum over the peers, as a new tensor of the same shape."""
 
 
 @dataclass(frozen=True)
@@ -41,7 +40,8 @@ class Exchange:
     """A request of a running rank to its communicator."""
 
     axis: str
-    send: list[Tensor]
+    send: Tensor
+    send_numels: list[int]
     receive_numels: list[int]
 
 
@@ -59,7 +59,7 @@ class AllReduce:
 
 
 Request = Exchange | AllGather | AllReduce
-RankRun = Generator[Request, list[Tensor], list[Any]]
+RankRun = Generator[Request, Tensor, list[Any]]
 """A rank in execution: yields requests, receives their results, returns the outputs."""
 
 _current_rank: ContextVar[int | None] = ContextVar("current_rank", default=None)
@@ -139,7 +139,7 @@ def run_lockstep(
     """
     runs = [_run(program, piece, inputs, device) for program, piece in zip(programs, params, strict=True)]
     outputs: list[list[Any] | None] = [None] * len(runs)
-    answers: list[list[Tensor] | None] = [None] * len(runs)
+    answers: list[Tensor | None] = [None] * len(runs)
     mesh = programs[0].mesh
     while True:
         requests: list[Request | None] = [None] * len(runs)
@@ -168,27 +168,26 @@ def _as_rank(rank: int) -> Iterator[None]:
         _current_rank.reset(token)
 
 
-def _serve(request: Request, communicator: Communicator) -> list[Tensor]:
+def _serve(request: Request, communicator: Communicator) -> Tensor:
     match request:
-        case Exchange(axis, send, receive_numels):
-            return communicator.exchange(axis, send, receive_numels)
+        case Exchange(axis, send, send_numels, receive_numels):
+            return communicator.exchange(axis, send, send_numels, receive_numels)
         case AllGather(axis, value, numels):
             return communicator.all_gather(axis, value, numels)
         case AllReduce(axis, value):
-            return [communicator.all_reduce(axis, value)]
+            return communicator.all_reduce(axis, value)
 
 
-def _exchange(requests: list[Request], group: Sequence[int], position: int) -> list[Tensor]:
+def _exchange(requests: list[Request], group: Sequence[int], position: int) -> Tensor:
     """What the rank at ``position`` of ``group`` receives, given the requests of all ranks."""
     members = [requests[rank] for rank in group]
     match requests[group[position]]:
         case Exchange():
-            return [m.send[position].clone() for m in members if isinstance(m, Exchange)]
+            return torch.cat([torch.split(m.send, m.send_numels)[position] for m in members if isinstance(m, Exchange)])
         case AllGather():
-            return [m.value.clone() for m in members if isinstance(m, AllGather)]
-        case AllReduce():
-            total = torch.stack([m.value for m in members if isinstance(m, AllReduce)]).sum(0)
-            return [total]
+            return torch.cat([m.value for m in members if isinstance(m, AllGather)])
+        case AllReduce(_, value):
+            return torch.stack([m.value for m in members if isinstance(m, AllReduce)]).sum(0).to(value.dtype)
 
 
 def _run(
@@ -206,57 +205,21 @@ def _run(
             param = program.params.get(node.name)
             values[node] = params[param.source] if param else next(remaining_inputs)
         elif node.op == "call_function":
-            values[node] = yield from _step(program, node, values, device)
+            values[node] = yield from _step(node, values, device)
             for operand in set(node.all_input_nodes):
                 if last_use[operand] is node:
                     del values[operand]
     return [values[value] if isinstance(value, fx.Node) else value for value in program.output_values]
 
 
-def _step(
-    program: Program, node: fx.Node, values: Mapping[fx.Node, Any], device: torch.device
-) -> Generator[Request, list[Tensor], Any]:
-    if isinstance(node.target, dialect.PlacementOp) and program.stage >= Stage.LOCAL:
-        operands = [values[operand] for operand in tensor_operands(node)]
-        moves = placement_moves(program, node)
-        return (yield from communicate(node.target, moves, operands))
+def _step(node: fx.Node, values: Mapping[fx.Node, Any], device: torch.device) -> Generator[Request, Tensor, Any]:
     args, kwargs = map_arguments(node, lambda operand: values[operand])
+    match node.target:
+        case dialect.exchange:
+            return (yield Exchange(args[1], args[0], args[2], args[3]))
+        case dialect.gather:
+            return (yield AllGather(args[1], args[0], args[2]))
+        case dialect.sum_over:
+            return (yield AllReduce(args[1], args[0]))
     assert callable(node.target)
     return node.target(*on_device(args, device), **on_device(kwargs, device))
-
-
-def placement_moves(program: Program, node: fx.Node) -> list[Move]:
-    """The moves that a placement op makes, one per operand, as the program's rank sees them."""
-    axis = node.args[1]
-    assert isinstance(axis, str)
-    moves = []
-    for operand, result in zip(tensor_operands(node), result_types(node), strict=True):
-        assert result is not None
-        moves.append(Move(tensor_type(operand), result, axis, program.mesh, program.coordinates))
-    return moves
-
-
-def communicate(
-    op: dialect.PlacementOp, moves: Sequence[Move], operands: Sequence[Tensor]
-) -> Generator[Request, list[Tensor], tuple[Tensor, ...]]:
-    """One collective on a row of tensors of one dtype, packed into one exchange."""
-    axis = moves[0].axis
-    if op is dialect.all_reduce:
-        flat = _joined([operand.reshape(-1) for operand in operands])
-        (total,) = yield AllReduce(axis, flat)
-        parts = torch.split(total, [operand.numel() for operand in operands])
-        return tuple(part.view(operand.shape) for part, operand in zip(parts, operands, strict=True))
-    numels = [move.receive_numels() for move in moves]
-    per_peer = [sum(column) for column in zip(*numels, strict=True)]
-    if op is dialect.all_gather:
-        received = yield AllGather(axis, _joined([operand.reshape(-1) for operand in operands]), per_peer)
-    else:
-        rows = [move.send_chunks(operand) for move, operand in zip(moves, operands, strict=True)]
-        send = [_joined(column) for column in zip(*rows, strict=True)]
-        received = yield Exchange(axis, send, per_peer)
-    split = [torch.split(buffer, [row[peer] for row in numels]) for peer, buffer in enumerate(received)]
-    return tuple(move.assemble([chunks[number] for chunks in split]) for number, move in enumerate(moves))
-
-
-def _joined(chunks: Sequence[Tensor]) -> Tensor:
-    return chunks[0] if len(chunks) == 1 else torch.cat(list(chunks))

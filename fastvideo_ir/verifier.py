@@ -83,6 +83,9 @@ def _verify_types(program: Program, node: fx.Node) -> None:
     if is_getitem(node):
         _verify_getitem(program, node)
         return
+    if isinstance(node.target, dialect.TransferOp):
+        _verify_transfer(program, node)
+        return
     if isinstance(node.target, Block):
         return  # its calls were checked before they were outlined
     assert callable(node.target)
@@ -108,6 +111,20 @@ def _verify_types(program: Program, node: fx.Node) -> None:
 def _pattern(kind: ValueType) -> tuple[bool, ...] | None:
     """Which results of a tuple are there; None for a single tensor."""
     return tuple(e is not None for e in kind.elements) if isinstance(kind, TupleType) else None
+
+
+def _verify_transfer(program: Program, node: fx.Node) -> None:
+    """Buffers must be as long as their pieces, and equal-shaped where they are summed."""
+    (operand,) = tensor_operands(node)
+    sent, received = (tensor_type(value).local_shape(program.mesh, program.coordinates) for value in (operand, node))
+    sizes: list[tuple[object, object]] = [(sent, received)]
+    if node.target is dialect.exchange:
+        sizes = [(sent, (sum(node.args[2]),)), (received, (sum(node.args[3]),))]  # type: ignore[arg-type]
+    elif node.target is dialect.gather:
+        sizes = [(received, (sum(node.args[2]),))]  # type: ignore[arg-type]
+    for found, expected in sizes:
+        if found != expected:
+            raise node_error(program, node, "transfer", f"a buffer of shape {found} where {expected} is moved")
 
 
 def _verify_getitem(program: Program, node: fx.Node) -> None:

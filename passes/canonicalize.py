@@ -57,7 +57,8 @@ class Canonicalize(ir.Pass):
     """Folds casts to the same dtype, copies, whole slices and idle dropout; makes ``type_as`` a plain cast.
 
     A graph is functional, so dropping a copy cannot be seen by anyone. Strides are nobody's promise either: ``view``
-    becomes ``reshape``, and ``contiguous`` goes.
+    becomes ``reshape``, and ``contiguous`` goes. What the program returns is in the caller's hands, though: it never
+    shares memory with an input or a param.
     """
 
     name = "canonicalize"
@@ -75,4 +76,15 @@ class Canonicalize(ir.Pass):
                 rewriter.replace_with(node, aten.reshape.default, (node.args[0], list(ir.tensor_type(node).shape)))
             elif node.target in (aten.type_as.default, aten.to.other):
                 rewriter.replace_with(node, aten.to.dtype, (node.args[0], ir.tensor_type(node).dtype))
+        rewriter.set_outputs([_unshared(rewriter, value) for value in program.output_values])
         rewriter.erase_dead()
+
+
+def _unshared(rewriter: ir.Rewriter, value: Any) -> Any:
+    """``value``, or a copy of it where it may be a view of a placeholder."""
+    source = value
+    while isinstance(source, fx.Node) and ir.ops.has_trait(source, ir.Trait.VIEW):
+        source = source.args[0]
+    if not isinstance(source, fx.Node) or source.op != "placeholder":
+        return value
+    return rewriter.insert(aten.clone.default, (value,), before=rewriter.program.output_node, sources=(value,))

@@ -1,8 +1,8 @@
 """``outline-blocks``: cuts one rank's program into blocks, and gives equal ones the same code.
 
-Cuts fall at collectives and between the model's repeated blocks, where the fewest values are alive. What is left
-between two cuts becomes one ``fv.call_block``; stretches that differ only in their weights call the same block, so that
-its code is generated once.
+Cuts fall at transfers between ranks and between the model's repeated blocks, where the fewest values are alive. What is
+left between two cuts becomes one ``fv.call_block``; stretches that differ only in their weights call the same block, so
+that its code is generated once.
 """
 
 from __future__ import annotations
@@ -44,24 +44,17 @@ class OutlineBlocks(ir.Pass):
 
 
 def _stretches(program: ir.Program) -> list[list[fx.Node]]:
-    """Runs of calls between two cuts; collectives and what is taken out of their rows belong to none."""
+    """Runs of calls between two cuts; transfers belong to none."""
     cuts = _cuts(program)
     result: list[list[fx.Node]] = [[]]
     for node in program.nodes:
         if node.op != "call_function":
             continue
-        if node in cuts or node.target in ir.dialect.COLLECTIVES:
+        if node in cuts or node.target in ir.dialect.TRANSFERS:
             result.append([])
-        if not _is_exchange(node):
+        if node.target not in ir.dialect.TRANSFERS:
             result[-1].append(node)
     return [stretch for stretch in result if stretch]
-
-
-def _is_exchange(node: fx.Node) -> bool:
-    if is_getitem(node):
-        source = node.args[0]
-        return isinstance(source, fx.Node) and source.target in ir.dialect.COLLECTIVES
-    return node.target in ir.dialect.COLLECTIVES
 
 
 def _cuts(program: ir.Program) -> set[fx.Node]:

@@ -33,7 +33,8 @@ from .planner.search import Plan, Search
 FIRST_THRESHOLD = 8
 """Ops with at least this fraction (one over it) of the largest op's FLOPs are always divided."""
 LATENCY_SHARE = 0.05
-NEGLIGIBLE = 1e-3
+NEGLIGIBLE = 3e-3
+"""Share of the program's time, repeated blocks counted once, below which an op on whole operands is left whole."""
 UNEVEN = 1.15
 """How far the busiest rank's share may exceed an even one before other cuts are preferred."""
 
@@ -93,10 +94,11 @@ def plan_axis(program: ir.Program, axis: str, settled: frozenset[str], options: 
         found = rules.strategies(rule, candidates.around(node)) if rule else []
         found = _allowed(program, node, found, policy, works[node])
         strategies[node] = [replicated(len(tensor_operands(node)), result_types(node)), *found]
-    negligible = NEGLIGIBLE * max(work.seconds for work in works.values())
     repeats = find_repeats(
         calls, lambda node: node.name in program.params, lambda node: (id(rules.of[node]), works[node])
     )
+    twins = {node for repeat in repeats for node in calls[repeat.start + repeat.period : repeat.stop]}
+    negligible = NEGLIGIBLE * sum(work.seconds for node, work in works.items() if node not in twins)
     if not options.pinned:
         return Search(program, model, strategies, works, negligible, repeats).run()
     threshold = max(work.flops for work in works.values()) / FIRST_THRESHOLD

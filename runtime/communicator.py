@@ -23,23 +23,21 @@ class MeshCommunicator:
         for ranks in self._ranks.values():
             groups.connect(ranks)
 
-    def exchange(self, axis: str, send: list[Tensor], receive_numels: list[int]) -> list[Tensor]:
-        """All-to-all with uneven pieces: ``send[p]`` goes to peer p. One exchange of one buffer."""
+    def exchange(self, axis: str, send: Tensor, send_numels: list[int], receive_numels: list[int]) -> Tensor:
+        """All-to-all with uneven pieces, which lie end to end in one buffer."""
         ranks = self._ranks[axis]
         if len(ranks) == 1:
-            return [send[0].clone()]
-        numels = [piece.numel() for piece in send]
-        received = self._groups.all_to_all(ranks, torch.cat(send), numels, receive_numels)
-        return list(torch.split(received, receive_numels))
+            return send.clone()
+        return self._groups.all_to_all(ranks, send.contiguous(), send_numels, receive_numels)
 
-    def all_gather(self, axis: str, value: Tensor, numels: list[int]) -> list[Tensor]:
+    def all_gather(self, axis: str, value: Tensor, numels: list[int]) -> Tensor:
         """``value`` of every peer. Uneven ones are exchanged: the all-gather of c10d takes equal shards only."""
         ranks = self._ranks[axis]
-        if len(ranks) > 1 and len(set(numels)) > 1:
-            return self.exchange(axis, [value] * len(ranks), numels)
         if len(ranks) == 1:
-            return [value.clone()]
-        return list(torch.split(self._groups.all_gather(ranks, value.contiguous()), numels))
+            return value.clone()
+        if len(set(numels)) > 1:
+            return self.exchange(axis, value.repeat(len(ranks)), [value.numel()] * len(ranks), numels)
+        return self._groups.all_gather(ranks, value.contiguous())
 
     def all_reduce(self, axis: str, value: Tensor) -> Tensor:
         """Sum over the peers, as a new tensor; every peer gets the same bits."""

@@ -199,17 +199,18 @@ class _ThreadRank:
     def __init__(self, world: Threads, rank: int) -> None:
         self._world, self._rank = world, rank
 
-    def exchange(self, axis: str, send: list[Tensor], receive_numels: list[int]) -> list[Tensor]:
-        rows = self._world.swap(self._rank, axis, send)
+    def exchange(self, axis: str, send: Tensor, send_numels: list[int], receive_numels: list[int]) -> Tensor:
+        assert send.shape == (sum(send_numels),)
+        rows = self._world.swap(self._rank, axis, torch.split(send, send_numels))
         position = self._world._mesh.group(self._rank, axis).index(self._rank)
         received = [row[position] for row in rows]
         assert [chunk.numel() for chunk in received] == receive_numels
-        return received
+        return torch.cat(received)
 
-    def all_gather(self, axis: str, value: Tensor, numels: list[int]) -> list[Tensor]:
+    def all_gather(self, axis: str, value: Tensor, numels: list[int]) -> Tensor:
         received = self._world.swap(self._rank, axis, value)
         assert [chunk.numel() for chunk in received] == numels
-        return received
+        return torch.cat(received)
 
     def all_reduce(self, axis: str, value: Tensor) -> Tensor:
         return torch.stack(self._world.swap(self._rank, axis, value)).sum(0)

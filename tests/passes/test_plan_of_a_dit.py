@@ -14,7 +14,7 @@ from .running import collectives, run_passes
 
 LAYERS = 3
 
-# Eight heads of 12 and 175 tokens on four ranks.
+# Eight heads of 12, and 175 tokens.
 SELF_ATTENTION = r"""
 CHECK-NOT: {{fv\.(all|reduce)_\w+\(}}
 CHECK:     : ([[heads:f32\[1, 8@sp, 175, 12\]]], [[heads]], [[heads]]) = fv.all_to_all([{{%\w+, %\w+, %\w+}}], "sp")
@@ -43,18 +43,31 @@ CHECKS = (SELF_ATTENTION + CROSS_ATTENTION_AND_MLP) * LAYERS + END
 @pytest.fixture(scope="module")
 def captured() -> ir.Program:
     dit = case("wan")
-    program = capture(dit.build(), (), dit.inputs(0), verify=False).program
-    program.mesh = ir.Mesh((("sp", 4),))
-    return program
+    return capture(dit.build(), (), dit.inputs(0), verify=False).program
 
 
-def test_each_self_attention_has_two_exchanges_and_nothing_else_has_any(captured: ir.Program) -> None:
-    after = run_passes(captured, default_pipeline(Target(ranks=4)))
+def on_ranks(program: ir.Program, ranks: int, passes: list[ir.Pass]) -> ir.Program:
+    program.mesh = ir.Mesh((("sp", ranks),))
+    return run_passes(program, passes)
+
+
+@pytest.mark.parametrize("ranks", [2, 4])
+def test_each_self_attention_has_two_exchanges_and_nothing_else_has_any(captured: ir.Program, ranks: int) -> None:
+    after = on_ranks(captured, ranks, default_pipeline(Target(ranks)))
     filecheck(ir.print_program(after, locations=False), CHECKS)
     assert collectives(after) == ["all_to_all"] * 2 * LAYERS + ["all_gather"]
 
 
 def test_plan_without_packing_does_not_pass_for_it(captured: ir.Program) -> None:
-    passes = [step for step in default_pipeline(Target(ranks=4)) if step.name != "pack-collectives"]
+    passes = [step for step in default_pipeline(Target(4)) if step.name != "pack-collectives"]
     with pytest.raises(FileCheckError):
-        filecheck(ir.print_program(run_passes(captured, passes), locations=False), CHECKS)
+        filecheck(ir.print_program(on_ranks(captured, 4, passes), locations=False), CHECKS)
+
+
+@pytest.mark.parametrize("ranks", [2, 4])
+@pytest.mark.parametrize("dit", ["hunyuan", "ltx", "flux"])
+def test_joint_and_cross_attention_need_no_more_exchanges_either(dit: str, ranks: int) -> None:
+    program = capture(case(dit).build(), (), case(dit).inputs(0), verify=False).program
+    after = on_ranks(program, ranks, default_pipeline(Target(ranks)))
+    blocks = 3 if dit == "ltx" else 4
+    assert collectives(after) == ["all_to_all"] * 2 * blocks + ["all_gather"]

@@ -14,10 +14,10 @@ import torch
 from torch import Tensor, nn
 
 import fastvideo_ir as ir
-from fastvideo_ir.errors import CaptureError, FastVideoError, InvalidArgumentError
+from fastvideo_ir.errors import CaptureError, FastVideoError, InvalidArgumentError, UnknownNameError
 from fastvideo_ir.pass_manager import Dump, Instrument, Timing
 
-from .extension import load_plugins, worker_plugins
+from .extension import check_importable, load_plugins, worker_plugins
 from .frontends.capture import Captured, Signature, capture
 from .frontends.capture.checks import check_model
 from .frontends.capture.signature import BoundCall, bind
@@ -30,6 +30,7 @@ from .settings import Settings, resolve_settings
 __all__ = ["CompiledModel", "Parallel", "compile"]
 
 MOST_RECAPTURES = 3
+Versions = list[tuple[int, int, int]]
 
 
 @dataclass
@@ -77,8 +78,13 @@ def compile(
         UnknownNameError: a backend, pass or executor that does not exist; tells the nearest.
     """
     load_plugins()
+    module = check_model(model)
+    arguments = inspect.signature(module.forward).parameters
+    for name in invariant:
+        if name not in arguments:
+            raise UnknownNameError(f"argument of {type(module).__name__}.forward", name, arguments)
     settings = resolve_settings(num_gpus, parallel, attention_backend, executor, device, passes, invariant, verify)
-    return CompiledModel(check_model(model), settings)
+    return CompiledModel(module, settings)
 
 
 class CompiledModel:
@@ -95,6 +101,12 @@ class CompiledModel:
         self._group: WorkerGroup | None = None
         self._lock = threading.RLock()
         self._closed = False
+        self._attributes = [
+            (vars(module), name)
+            for module in model.modules()
+            for name, value in vars(module).items()
+            if isinstance(value, Tensor)
+        ]
         self._versions = self._read_versions()
         self._constants = 0
 
@@ -185,10 +197,11 @@ class CompiledModel:
                 hint="call update_weights() after changing them",
             )
 
-    def _read_versions(self) -> list[tuple[int, int, int]]:
-        """What tells one state of the weights from another: replaced, written to, or given other storage."""
-        tensors = [*self._model.parameters(), *self._model.buffers()]
-        return [(id(t), 0 if t.is_inference() else t._version, t.data_ptr()) for t in tensors]
+    def _read_versions(self) -> tuple[Versions, Versions]:
+        """What tells one state of the weights, and of tensors that are plain attributes, from another."""
+        weights = [*self._model.parameters(), *self._model.buffers()]
+        attributes = [value for owner, name in self._attributes if isinstance(value := owner.get(name), Tensor)]
+        return _versions(weights), _versions(attributes)
 
     def _current_params(self, captured: Captured) -> dict[str, Tensor]:
         """The model's tensors of today for what the program reads; constants of the trace are not among them."""
@@ -197,12 +210,13 @@ class CompiledModel:
         return {source: state[source] for source in captured.params if source in state}
 
     def _forget_outgrown(self) -> None:
-        """Drop programs that the model's weights no longer fit: another dtype, shape or name."""
+        """Drop programs that the model no longer fits: weights of another dtype, shape or name, other attributes."""
+        same_attributes = self._read_versions()[1] == self._versions[1]
         for entries in self._specializations.values():
             for found in list(entries):
                 current, program = self._current_params(found.captured), found.program
                 types = {program.params[node.name]: ir.tensor_type(node).unplaced for node in program.param_nodes}
-                fits = all(
+                fits = same_attributes and all(
                     param.kind is ir.ParamKind.CONSTANT
                     or (param.source in current and ir.TensorType.of(current[param.source]) == kind)
                     for param, kind in types.items()
@@ -282,6 +296,7 @@ class CompiledModel:
             return SimulatedExecutor(program, params, settings.device)
         if settings.executor == "local":
             return LocalExecutor(program, params, settings.device, generator=settings.codegen)
+        check_importable(program)
         if self._group is None:
             self._group = WorkerGroup(
                 settings.num_ranks, settings.device, plugins=worker_plugins(), generator=settings.codegen
@@ -291,3 +306,8 @@ class CompiledModel:
     def _all_params(self) -> dict[str, Tensor]:
         entries = [found for several in self._specializations.values() for found in several]
         return {source: tensor for found in entries for source, tensor in found.captured.params.items()}
+
+
+def _versions(tensors: Sequence[Tensor]) -> Versions:
+    """Changes when a tensor is replaced, written to, or given other storage."""
+    return [(id(t), 0 if t.is_inference() else t._version, t.data_ptr()) for t in tensors]

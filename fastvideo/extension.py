@@ -18,12 +18,20 @@ from fastvideo_ir.graph import result_types, tensor_operands
 from .backends import attention
 from .passes.registry import register_pass
 
-__all__ = ["load_plugins", "register_attention_backend", "register_op", "register_pass", "worker_plugins"]
+__all__ = [
+    "check_importable",
+    "load_plugins",
+    "register_attention_backend",
+    "register_op",
+    "register_pass",
+    "worker_plugins",
+]
 
 ENTRY_POINTS = "fastvideo.plugins"
 Backend = TypeVar("Backend", bound=type[attention.AttentionBackend])
 _homes: dict[str, None] = {}
-_nowhere: list[str] = []
+_nowhere: dict[Any, str] = {}
+"""Ops whose code no other process can import, and what they are."""
 
 
 def register_attention_backend(backend: Backend) -> Backend:
@@ -37,8 +45,9 @@ def register_attention_backend(backend: Backend) -> Backend:
     """
     if not (isinstance(backend, type) and issubclass(backend, attention.AttentionBackend)):
         raise InvalidArgumentError(f"{backend!r} is not a subclass of fastvideo.AttentionBackend")
-    attention.register(backend())
-    _remember_home(backend, f"attention backend {backend.name}")
+    instance = backend()
+    attention.register(instance)
+    _remember_home(backend.__module__, attention.op_of(instance), f"attention backend {backend.name}")
     return backend
 
 
@@ -66,6 +75,7 @@ def register_op(
 
     count = (lambda node: flops(*(ir.tensor_type(o).shape for o in tensor_operands(node)))) if flops else None
     ir.ops.registry.register(ir.OpDef(op, str(op), rule=factor_rule, flops=count, localize=localize))
+    _remember_home(sys._getframe(1).f_globals["__name__"], op, f"op {op}")
 
 
 def _read_rule(rule: str) -> tuple[list[list[str]], list[list[str]]]:
@@ -97,30 +107,36 @@ def _rule_for(node: torch.fx.Node, operands: list[list[str]], results: list[list
     return builder.rule(expressions[: len(operands)], expressions[len(operands) :])
 
 
-def _remember_home(thing: type, what: str) -> None:
-    """Note where workers find ``thing``."""
-    if thing.__module__ != "__main__":
-        _homes[thing.__module__] = None
+def _remember_home(module: str, op: Any, what: str) -> None:
+    """Note where workers find the code of ``op``."""
+    if module != "__main__":
+        _homes[module] = None
         return
     file = getattr(sys.modules["__main__"], "__file__", None)
     if file and Path(file).suffix == ".py":
         _homes[str(Path(file).resolve())] = None
     else:
-        _nowhere.append(what)
+        _nowhere[op] = what
 
 
 def worker_plugins() -> list[str]:
-    """Modules and files that worker processes must import for what they register; the built-ins come first.
+    """Modules and files that worker processes must import for what they register; the built-ins come first."""
+    return [attention.__name__, *_homes, *(entry.module for entry in _entry_points())]
+
+
+def check_importable(program: ir.Program) -> None:
+    """Refuse ops that worker processes could not run.
 
     Raises:
-        InvalidArgumentError: something was registered where no other process can import it.
+        InvalidArgumentError: an op was registered in a notebook or on stdin.
     """
-    if _nowhere:
-        raise InvalidArgumentError(
-            f"{_nowhere[0]} is defined in a notebook or on stdin, where worker processes cannot import it",
-            hint="put it into a .py file and import it, or run on one rank",
-        )
-    return [attention.__name__, *_homes, *(entry.module for entry in _entry_points())]
+    for node in program.nodes:
+        if node.op == "call_function" and node.target in _nowhere:
+            raise InvalidArgumentError(
+                f"{_nowhere[node.target]} is defined in a notebook or on stdin, "
+                "where worker processes cannot import it",
+                hint="put it into a .py file and import it, or run on one rank",
+            )
 
 
 @lru_cache(maxsize=1)

@@ -11,7 +11,7 @@ from torch import fx, nn
 
 import fastvideo_ir as ir
 from fastvideo_ir.collectives import Move
-from fastvideo_ir.graph import result_types, tensor_operands
+from fastvideo_ir.graph import is_getitem, result_types, tensor_operands
 from fastvideo_ir.verifier import rule_of, strategy_of
 
 from .backends import attention
@@ -230,14 +230,13 @@ def _work(program: ir.Program) -> tuple[tuple[ReplicatedReport, ...], tuple[int,
     total = max(sum(_flops(node) for node in program.nodes), 1)
     for node in program.nodes:
         flops = _flops(node)
-        if not flops:
+        if not flops and not _has_no_rule(node):
             continue
         shares = [1.0] * len(ranks)
         for axis, parts in program.mesh.axes:
             pieces = _pieces(node, axis, parts)
             if pieces is None:
-                op = ir.ops.of(node)
-                reason = "its op has no factor rule" if op is None or op.rule is None else "cheaper than to divide it"
+                reason = "its op has no factor rule" if _has_no_rule(node) else "cheaper than to divide it"
                 key = (ir.ops.target_name(node.target), axis, reason)
                 whole[key] += 1
                 cost[key] += flops
@@ -251,6 +250,13 @@ def _work(program: ir.Program) -> tuple[tuple[ReplicatedReport, ...], tuple[int,
         for (name, axis, reason), count in whole.items()
     )
     return reports, tuple(int(flops) for flops in per_rank)
+
+
+def _has_no_rule(node: fx.Node) -> bool:
+    if node.op != "call_function" or is_getitem(node) or isinstance(node.target, ir.dialect.PlacementOp):
+        return False
+    op = ir.ops.of(node)
+    return bool(tensor_operands(node)) and (op is None or op.rule is None)
 
 
 def _pieces(node: fx.Node, axis: str, parts: int) -> Sequence[float] | None:

@@ -56,9 +56,9 @@ def _folds() -> dict[Any, Fold]:
 class Canonicalize(ir.Pass):
     """Folds casts to the same dtype, copies, whole slices and idle dropout; makes ``type_as`` a plain cast.
 
-    A graph is functional, so dropping a copy cannot be seen by anyone. Strides are nobody's promise either: ``view``
-    becomes ``reshape``, and ``contiguous`` goes. What the program returns is in the caller's hands, though: it never
-    shares memory with an input or a param.
+    A graph is functional, so dropping a copy inside it cannot be seen by anyone. Strides are nobody's promise either:
+    ``view`` becomes ``reshape``, and ``contiguous`` goes. What the program returns is in the caller's hands, though: it
+    never shares memory with an input or a param.
     """
 
     name = "canonicalize"

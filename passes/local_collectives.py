@@ -126,7 +126,7 @@ class Expansion:
         total = chunks[0]
         for chunk in chunks[1:]:
             total = self._insert(kind, aten.add.Tensor, total, chunk)
-        return total
+        return self._typed(total, kind)
 
     def _interleave(self, chunks: Sequence[fx.Node], move: Move, kind: ir.TensorType) -> fx.Node:
         """Pieces of all peers in the order of their global index."""
@@ -143,7 +143,7 @@ class Expansion:
                 parts.append((start, piece))
         parts.sort(key=lambda part: part[0])
         if not parts:
-            return chunks[0]
+            return self._typed(chunks[0], kind)
         return self._insert(kind, aten.cat.default, [piece for _, piece in parts], dim)
 
     def _take(self, operand: fx.Node, move: Move, receiver: Coordinates) -> fx.Node:

@@ -13,6 +13,7 @@ tiny model gets the plan of its large sister.
 from __future__ import annotations
 
 import math
+import warnings
 from dataclasses import replace
 
 from torch import fx
@@ -65,6 +66,7 @@ def plan_program(program: ir.Program, options: PlanSharding) -> float:
     Raises:
         ShardingError: a pinned axis divides nothing.
     """
+    _warn_of_unknown_ops(program)
     rewriter = ir.Rewriter(program, PlanSharding.name)
     settled: frozenset[str] = frozenset()
     seconds = 0.0
@@ -75,6 +77,32 @@ def plan_program(program: ir.Program, options: PlanSharding) -> float:
             _apply(rewriter, axis, plan.strategies)
         settled |= {axis}
     return seconds
+
+
+class UnknownOpWarning(UserWarning):
+    """An op without a factor rule: its operands are gathered, and every rank computes all of it."""
+
+
+_warned: set[str] = set()
+
+
+def _warn_of_unknown_ops(program: ir.Program) -> None:
+    """Once per op and process."""
+    if program.mesh.num_ranks == 1:
+        return
+    for node in program.nodes:
+        op = ir.ops.of(node)
+        unknown = node.op == "call_function" and tensor_operands(node) and (op is None or op.rule is None)
+        if unknown and not is_getitem(node):
+            name = ir.ops.target_name(node.target)
+            if name not in _warned:
+                _warned.add(name)
+                warnings.warn(
+                    f"{name} has no factor rule: its operands are gathered, and every rank computes all of it; "
+                    f"fastvideo.register_op gives it one",
+                    UnknownOpWarning,
+                    stacklevel=2,
+                )
 
 
 def plan_axis(program: ir.Program, axis: str, settled: frozenset[str], options: PlanSharding) -> Plan:

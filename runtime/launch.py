@@ -89,3 +89,25 @@ def worker_environment() -> dict[str, str]:
 def share_of_cores(num_ranks: int) -> int:
     """Threads for one of ``num_ranks`` processes that share the cores this process may run on."""
     return max(1, len(os.sched_getaffinity(0)) // num_ranks)
+
+
+_this_is_a_worker = False
+
+
+def mark_as_worker() -> None:
+    """Remember that this process is a rank of somebody's group."""
+    global _this_is_a_worker
+    _this_is_a_worker = True
+
+
+def refuse_in_worker() -> None:
+    """Refuse to start ranks from within a rank: an imported script that compiles would start processes without end.
+
+    Raises:
+        InvalidArgumentError: this process is a worker.
+    """
+    if _this_is_a_worker:
+        raise ir.errors.InvalidArgumentError(
+            "a worker process imported this script for what it registers, and cannot start ranks of its own",
+            hint="put the calls under if __name__ == '__main__':",
+        )

@@ -26,7 +26,7 @@ import torch
 import fastvideo_ir as ir
 
 from .channel import Channel, ChannelClosedError
-from .launch import share_of_cores
+from .launch import mark_as_worker, share_of_cores
 from .numerics import apply_numeric_settings
 from .process_groups import PeerLostError, ProcessGroups
 from .progress import Progress
@@ -49,6 +49,7 @@ def main(argv: Sequence[str] | None = None) -> NoReturn:
     options = parser.parse_args(argv)
     channel = Channel(socket.socket(fileno=options.channel))
     _end_with_caller(options.parent, channel)
+    mark_as_worker()
     faulthandler.register(signal.SIGUSR1)  # how the caller learns where a hung rank is
     try:
         _Worker(channel, options.directory, options.rank, options.num_ranks, options.device).serve()

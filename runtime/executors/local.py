@@ -37,4 +37,4 @@ class LocalExecutor(InProcessExecutor):
         ir.run_passes(self._program, [OutlineBlocks(generator=generator)])
 
     def _run(self, inputs: list[Tensor]) -> list[Any]:
-        return ir.interpreter.run_alone(self._program, self._params, inputs, self._device)
+        return ir.interpreter.run_rank(self._program, self._params, inputs, ir.interpreter.Alone(), self._device)

@@ -19,6 +19,7 @@ from torch import Tensor
 import fastvideo_ir as ir
 
 from ..channel import ChannelClosedError
+from ..launch import refuse_in_worker
 from ..numerics import numeric_settings
 from ..process_groups import PeerLostError, ProcessGroups
 from ..processes import WorkerProcesses
@@ -57,6 +58,7 @@ class WorkerGroup:
         plugins: Sequence[str] = (),
         generator: str = "eager",
     ) -> None:
+        refuse_in_worker()
         if num_ranks < 2:
             raise ir.errors.InvalidArgumentError(f"a worker group has at least 2 ranks, got {num_ranks}")
         self.num_ranks = num_ranks

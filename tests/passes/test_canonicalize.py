@@ -6,8 +6,9 @@ import pytest
 
 import fastvideo_ir as ir
 
-from .running import assert_same_numbers, program, run_passes
+from .running import assert_same_numbers, program, random_values, run_passes, run_whole
 
+USE = "%used : f32[] = aten.sum.default(%out)"
 KEPT = {
     "cast that rounds": """
         %low : bf16[4, 6] = aten.to.dtype(%x, !bf16)
@@ -26,7 +27,7 @@ KEPT = {
 
 @pytest.mark.parametrize("kept", KEPT)
 def test_what_may_compute_something_stays(kept: str) -> None:
-    before = program(f"%x : f32[4, 6] = input\n{KEPT[kept]}\nreturn (%out)", stage="captured")
+    before = program(f"%x : f32[4, 6] = input\n{KEPT[kept]}\n{USE}\nreturn (%used)", stage="captured")
     after = run_passes(before, "canonicalize")
     assert len(list(after.nodes)) == len(list(before.nodes))
     assert_same_numbers(before, after, tolerance=0)
@@ -42,11 +43,33 @@ def test_random_call_stays_though_nobody_reads_it() -> None:
     assert "aten.rand_like" in ir.print_program(after)
 
 
+@pytest.mark.parametrize(
+    "returned",
+    [
+        "%out : f32[4, 6] = aten.clone.default(%x)",
+        "%out : f32[4, 6] = aten.contiguous.default(%w)",
+        "%copy : f32[4, 6] = aten.clone.default(%x)\n%out : f32[24] = aten.view.default(%copy, [24])",
+        "%row : (f32[2, 6], f32[2, 6]) = aten.chunk.default(%x, 2)\n%out : f32[2, 6] = getitem(%row, 1)",
+    ],
+)
+def test_what_is_returned_shares_no_memory_with_inputs_and_weights(returned: str) -> None:
+    """The caller may write to it; a folded copy would let that reach the weights."""
+    head = '%w : f32[4, 6] = param "w" parameter\n%x : f32[4, 6] = input\n'
+    before = program(f"{head}{returned}\nreturn (%out, %x, %w)", stage="captured")
+    after = run_passes(before, "canonicalize")
+    assert_same_numbers(before, after, tolerance=0)
+    params, inputs = random_values(after)
+    kept = [*params.values(), *inputs]
+    storages = {tensor.untyped_storage().data_ptr() for tensor in kept}
+    assert all(out.untyped_storage().data_ptr() not in storages for out in run_whole(after, (params, inputs)))
+
+
 def test_running_it_twice_changes_nothing() -> None:
     body = """
         %x : f32[4, 6] = input
         %y : f32[24] = aten.view.default(%x, [24])
         %z : f32[24] = aten.type_as.default(%y, %x)
-        return (%z)"""
+        %e : f32[24] = aten.exp.default(%z)
+        return (%e)"""
     once = run_passes(program(body, stage="captured"), "canonicalize")
     assert ir.print_program(run_passes(once, "canonicalize")) == ir.print_program(once)

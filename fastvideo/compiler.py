@@ -80,6 +80,8 @@ def compile(
     load_plugins()
     module = check_model(model)
     arguments = inspect.signature(module.forward).parameters
+    if isinstance(invariant, str):
+        raise InvalidArgumentError(f"invariant={invariant!r} is one text; expected names, e.g. ({invariant!r},)")
     for name in invariant:
         if name not in arguments:
             raise UnknownNameError(f"argument of {type(module).__name__}.forward", name, arguments)
@@ -205,8 +207,9 @@ class CompiledModel:
 
     def _current_params(self, captured: Captured) -> dict[str, Tensor]:
         """The model's tensors of today for what the program reads; constants of the trace are not among them."""
-        state = dict(self._model.named_parameters(remove_duplicate=False))
-        state |= dict(self._model.named_buffers(remove_duplicate=False))
+        state: dict[str, Tensor] = {}
+        state.update(self._model.named_parameters(remove_duplicate=False))
+        state.update(self._model.named_buffers(remove_duplicate=False))
         return {source: state[source] for source in captured.params if source in state}
 
     def _forget_outgrown(self) -> None:
@@ -309,5 +312,5 @@ class CompiledModel:
 
 
 def _versions(tensors: Sequence[Tensor]) -> Versions:
-    """Changes when a tensor is replaced, written to, or given other storage."""
-    return [(id(t), 0 if t.is_inference() else t._version, t.data_ptr()) for t in tensors]
+    """Changes when a tensor is replaced, written to, or given another storage; that may move, as when it is shared."""
+    return [(id(t), 0 if t.is_inference() else t._version, t.untyped_storage()._cdata) for t in tensors]

@@ -69,6 +69,8 @@ def register_op(
     if not isinstance(op, torch._ops.OpOverload):
         raise InvalidArgumentError(f"{op!r} is no op overload; expected e.g. torch.ops.mylib.scan.default")
     operands, results = _read_rule(rule)
+    if localize is None:
+        _refuse_new_dims(rule, operands, results)
 
     def factor_rule(node: torch.fx.Node) -> ir.FactorRule:
         return _rule_for(node, operands, results)
@@ -83,10 +85,25 @@ def _read_rule(rule: str) -> tuple[list[list[str]], list[list[str]]]:
     if not arrow or not right.strip():
         raise InvalidArgumentError(f"cannot read rule {rule!r}; expected e.g. 'b s c, c -> b s c'")
     sides = [[tensor.split() for tensor in side.split(",")] for side in (left, right)]
-    for name in (name for side in sides for tensor in side for name in tensor):
-        if not name.strip("[]").isidentifier():
+    names = {name for side in sides for tensor in side for name in tensor}
+    for name in sorted(names):
+        letter = name[1:-1] if name.startswith("[") and name.endswith("]") else name
+        if not letter.isidentifier():
             raise InvalidArgumentError(f"{name!r} in rule {rule!r} is not the name of a dim")
+        if f"[{name}]" in names:
+            raise InvalidArgumentError(f"{name!r} is written with and without brackets in rule {rule!r}")
     return sides[0], sides[1]
+
+
+def _refuse_new_dims(rule: str, operands: list[list[str]], results: list[list[str]]) -> None:
+    """A dim that no operand has is made by the op, which knows nothing of ranks."""
+    read = {name for tensor in operands for name in tensor}
+    for name in (name for tensor in results for name in tensor):
+        if name not in read and not name.startswith("["):
+            raise InvalidArgumentError(
+                f"dim {name!r} of the result in rule {rule!r} is in no operand",
+                hint=f"write [{name}]: every rank has all of it",
+            )
 
 
 def _rule_for(node: torch.fx.Node, operands: list[list[str]], results: list[list[str]]) -> ir.FactorRule:
@@ -98,8 +115,14 @@ def _rule_for(node: torch.fx.Node, operands: list[list[str]], results: list[list
     produced = {name for tensor in results for name in tensor}
     builder = ir.RuleBuilder()
     factors: dict[str, Any] = {}
+    sizes: dict[str, int] = {}
     for tensor, kind in zip(names, kinds, strict=True):
         for name, size in zip(tensor, kind.shape, strict=True):
+            if sizes.setdefault(name, size) != size:
+                raise InvalidArgumentError(
+                    f"dim {name!r} in the rule of {node.target} has two sizes, {sizes[name]} and {size}",
+                    hint="give them two names",
+                )
             if name not in factors:
                 is_whole = name.startswith("[") or name not in produced
                 factors[name] = builder.whole(size) if is_whole else builder.factor(size)

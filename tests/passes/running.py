@@ -94,14 +94,15 @@ def assert_close(outputs: Sequence[Any], expected: Sequence[Any], tolerance: flo
 
 
 def assert_same_numbers(before: ir.Program, after: ir.Program, tolerance: float = 1e-5) -> None:
-    """Both compute the same, whole; and on all ranks, once ``after`` says how they talk."""
+    """Both compute the same, whole; and all ranks compute it together, where a program says how they talk."""
     values = random_values(before)
     expected = run_whole(before, values)
     if after.stage < ir.Stage.LOCAL:
         assert_close(run_whole(after, values), expected, tolerance)
-    if after.stage is ir.Stage.COMMUNICATING:
-        for outputs in run_ranks(after, values):
-            assert_close(outputs, expected, tolerance)
+    for talking in (before, after):
+        if talking.stage is ir.Stage.COMMUNICATING:
+            for outputs in run_ranks(talking, values):
+                assert_close(outputs, expected, tolerance)
 
 
 def count(program: ir.Program, target: object) -> int:

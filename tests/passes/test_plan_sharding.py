@@ -135,18 +135,23 @@ def test_value_that_several_ops_use_is_exchanged_once() -> None:
     assert collectives(after) == ["all_to_all", "all_gather"]
 
 
-def test_unknown_op_runs_whole_on_every_rank() -> None:
+def test_unknown_op_runs_whole_on_every_rank_and_is_named_once() -> None:
     before = program(
         """
         %w : f32[64, 64] = param "w" parameter
         %x : f32[1, 301, 64] = input
         %h : f32[1, 301, 64] = aten.linear.default(%x, %w)
         %u : f32[1, 301, 64] = fvtest.no_rule.default(%h)
-        %y : f32[1, 301, 64] = aten.linear.default(%u, %w)
+        %i : f32[1, 301, 64] = aten.linear.default(%u, %w)
+        %j : f32[1, 301, 64] = fvtest.no_rule.default(%i)
+        %y : f32[1, 301, 64] = aten.linear.default(%j, %w)
         return (%y)""",
         mesh="sp=2",
     )
-    after = run_passes(before, PLANNED)
+    with pytest.warns(UserWarning) as warned:
+        after = run_passes(before, PLANNED)
+    (text,) = (str(warning.message) for warning in warned)
+    assert text.startswith("fvtest.no_rule.default has no factor rule: its operands are gathered")
     assert type_of(after, "h") == type_of(after, "y") == "f32[1, 301@sp, 64]"
     assert type_of(after, "u") == "f32[1, 301, 64]"
     assert_same_numbers(before, after)

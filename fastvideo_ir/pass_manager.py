@@ -151,7 +151,7 @@ def run_passes(program: Program, passes: Sequence[Pass], instruments: Iterable[I
         try:
             step.run(program)
             if step.reaches is not None:
-                program.stage = step.reaches
+                program.stage = max(program.stage, step.reaches)
             seconds = time.perf_counter() - start
             for watcher in watchers:
                 watcher.after(number, step, program, seconds)

@@ -43,9 +43,8 @@ def choose(site: AttentionSite, wish: str = AUTO) -> Choice:
         backend = named(wish)
         answer = backend.supports(site)
         if isinstance(answer, No):
-            where = f" at {site.location}" if site.location else ""
             raise BackendUnavailableError(
-                f"attention backend {wish} cannot run the attention{where}: {answer.reason}",
+                f"attention backend {wish} cannot run the attention{_where(site)}: {answer.reason}",
                 hint="name another backend, or leave the choice to 'auto'",
             )
         return Choice(backend)
@@ -62,4 +61,8 @@ def choose(site: AttentionSite, wish: str = AUTO) -> Choice:
     if spare is not None:
         return Choice(spare, tuple(refusals))
     reasons = "; ".join(f"{name}: {reason}" for name, reason in refusals)
-    raise BackendUnavailableError(f"no attention backend can run the attention at {site.location}: {reasons}")
+    raise BackendUnavailableError(f"no attention backend can run the attention{_where(site)}: {reasons}")
+
+
+def _where(site: AttentionSite) -> str:
+    return f" at {site.location}" if site.location else ""

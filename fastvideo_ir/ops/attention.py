@@ -12,7 +12,7 @@ from torch.utils.flop_counter import register_flop_formula
 from ..factors import FactorRule, RuleBuilder, product
 from ..graph import bind, operand_type, tensor_operands
 from ..program import Stage
-from .define import aten, broadcast, define, operand_shapes, result_shape
+from .define import aten, broadcast, define, operand_shapes, or_empty, result_shape
 from .registry import OpDef, registry
 
 
@@ -118,4 +118,4 @@ def _eager_rule(node: fx.Node) -> FactorRule | None:
     return None if bind(node)["dropout_p"] else attention_rule(node)
 
 
-define("scaled_dot_product_attention.default", _eager_rule, flops=attention_flops)
+define("scaled_dot_product_attention.default", _eager_rule, flops=attention_flops, localize=or_empty)

@@ -51,7 +51,9 @@ def test_odd_head_counts_in_fp64_are_bit_equal_to_eager(case: ModelCase) -> None
     assert_same(run(captured, **case.inputs(1, torch.float64)), expected)
 
 
-OTHER_STRATEGIES = [(case, "real-values") for case in CASES] + [(CASES[2], "dynamo")]
+OTHER_STRATEGIES = [(case, "real-values") for case in CASES] + [
+    pytest.param(CASES[2], "dynamo", marks=pytest.mark.torch("2.13"))  # older ones refuse what the model calls
+]
 
 
 @pytest.mark.parametrize(("case", "strategy"), OTHER_STRATEGIES, ids=lambda value: getattr(value, "name", value))

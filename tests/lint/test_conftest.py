@@ -23,9 +23,7 @@ class Item:
 
 def test_reasons_name_what_is_missing() -> None:
     assert conftest.missing_gpus(Item(needs_thousand_gpus)).startswith("needs 1000 CUDA device(s), found ")
-    assert conftest.missing_torch(Item(needs_future_torch)) == (
-        f"needs torch 99.0 or newer, found {torch.__version__}"
-    )
+    assert conftest.missing_torch(Item(needs_future_torch)) == (f"needs torch 99.0 or newer, found {torch.__version__}")
     assert conftest.missing_torch(Item(pytest.mark.torch("2.11"))) is None
     assert conftest.missing_gpus(Item(needs_future_torch)) is None
 

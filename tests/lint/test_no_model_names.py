@@ -71,9 +71,7 @@ def test_compile_path_names_no_model() -> None:
     assert not violations, report(violations)
 
 
-@pytest.mark.parametrize(
-    "path", ["passes/p.py", "backends/deep/b.py", "fastvideo_ir/ops/o.py", "frontends/capture.py"]
-)
+@pytest.mark.parametrize("path", ["passes/p.py", "backends/deep/b.py", "fastvideo_ir/ops/o.py", "frontends/capture.py"])
 @pytest.mark.parametrize(
     ("text", "name"),
     [

@@ -1,1 +1,5 @@
-"""What a pass may select: attention kernels now; fused kernels, collectives and code generators as they come."""
+"""What a pass may select: attention kernels, fused kernels, code generators. Importing this registers the built-ins."""
+
+from . import attention, fused
+
+__all__ = ["attention", "fused"]

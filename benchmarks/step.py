@@ -12,6 +12,7 @@ import argparse
 import json
 import statistics
 import time
+from collections import Counter
 from collections.abc import Callable
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -82,8 +83,41 @@ def _ours(model: nn.Module, ranks: int) -> tuple[Call, Callable[[], None]]:
 CONTENDERS = {"eager": _eager, "compile": _compile, "regional": _regional, "ours": _ours}
 
 
+KINDS = {
+    "attention": ("flash", "fmha", "attention", "sdpa"),
+    "GEMM": ("gemm", "nvjet", "cutlass", "cublas", "xmma"),
+    "communication": ("nccl",),
+    "fused elementwise": ("triton",),
+    "copies": ("memcpy", "copy"),
+}
+"""Kernel kinds by words in kernel names; the first that fits."""
+
+
+def print_profile(call: Call, inputs: Inputs) -> None:
+    """GPU time of one step by kind of kernel, on rank 0, and the kernels that take most."""
+    activity = torch.profiler.ProfilerActivity.CUDA
+    with torch.no_grad(), torch.profiler.profile(activities=[activity]) as profile:
+        call(inputs)
+        _synchronize()
+    events = [event for event in profile.key_averages() if event.self_device_time_total > 0]
+    kinds: Counter[str] = Counter()
+    for event in events:
+        name = event.key.lower()
+        kind = next((kind for kind, words in KINDS.items() if any(word in name for word in words)), "other")
+        kinds[kind] += event.self_device_time_total / 1e3
+    print("  " + ", ".join(f"{kind} {ms:.1f} ms" for kind, ms in kinds.most_common()))
+    for event in sorted(events, key=lambda e: -e.self_device_time_total)[:14]:
+        print(f"  {event.self_device_time_total / 1e3:8.2f} ms {event.count:5d} × {event.key[:90]}")
+
+
 def measure(
-    name: str, make: Any, model: nn.Module, ranks: int, calls: list[Inputs], reference: Tensor | None
+    name: str,
+    make: Any,
+    model: nn.Module,
+    ranks: int,
+    calls: list[Inputs],
+    reference: Tensor | None,
+    profiled: bool,
 ) -> tuple[Row, Tensor]:
     """Time one contender; the first entry of ``calls`` is compared, the rest is timed."""
     cuda = torch.cuda.is_available()
@@ -104,6 +138,8 @@ def measure(
             _synchronize()
             times.append(time.perf_counter() - start)
     peak = torch.cuda.max_memory_allocated() if cuda else 0
+    if profiled and cuda:
+        print_profile(call, calls[0])
     close()
     against = output if reference is None else reference
     difference = float((output - against).norm() / against.norm())
@@ -125,6 +161,7 @@ def main() -> None:
     parser.add_argument("--repeats", type=int, default=5)
     parser.add_argument("--dtype", default="bfloat16")
     parser.add_argument("--json", type=Path)
+    parser.add_argument("--profile", action="store_true", help="print where the GPU time of a step goes")
     options = parser.parse_args()
 
     device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
@@ -139,7 +176,7 @@ def main() -> None:
     for name in options.against.split(","):
         for ranks in [int(r) for r in options.ranks.split(",")] if name == "ours" else [1]:
             label = f"{name} × {ranks}" if name == "ours" else name
-            row, output = measure(label, CONTENDERS[name], model, ranks, calls, reference)
+            row, output = measure(label, CONTENDERS[name], model, ranks, calls, reference, options.profile)
             reference = output if reference is None else reference
             rows.append(row)
             print(f"{row.contender}: {row.median * 1e3:.1f} ms", flush=True)

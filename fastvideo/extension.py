@@ -143,8 +143,8 @@ def _remember_home(module: str, op: Any, what: str) -> None:
 
 
 def worker_plugins() -> list[str]:
-    """Modules and files that worker processes must import for what they register; the built-ins come first."""
-    return [attention.__name__, *_homes, *(entry.module for entry in _entry_points())]
+    """Modules and files that worker processes must import for what they register."""
+    return [*_homes, *(entry.module for entry in _entry_points())]
 
 
 def check_importable(program: ir.Program) -> None:

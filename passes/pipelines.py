@@ -17,6 +17,7 @@ from fastvideo_ir.errors import InvalidArgumentError, UnknownNameError
 
 from .canonicalize import Canonicalize
 from .choose_mesh import ChooseMesh
+from .fuse_linear_gelu import FuseLinearGelu
 from .insert_reshards import InsertReshards
 from .lower_reshards import LowerReshards
 from .pack_collectives import PackCollectives
@@ -47,6 +48,7 @@ def default_pipeline(target: Target) -> list[ir.Pass]:
         Canonicalize(),
         RecognizeAttention(),
         SelectAttentionBackend(backend=target.attention_backend, device=target.device),
+        FuseLinearGelu(),
         ChooseMesh(ranks=target.ranks),
         PlanSharding(),
         InsertReshards(),

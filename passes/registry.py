@@ -9,6 +9,7 @@ from fastvideo_ir.errors import InvalidArgumentError
 
 from .canonicalize import Canonicalize
 from .choose_mesh import ChooseMesh
+from .fuse_linear_gelu import FuseLinearGelu
 from .insert_reshards import InsertReshards
 from .lower_reshards import LowerReshards
 from .pack_collectives import PackCollectives
@@ -23,6 +24,7 @@ BUILT_IN: tuple[type[ir.Pass], ...] = (
     Canonicalize,
     RecognizeAttention,
     SelectAttentionBackend,
+    FuseLinearGelu,
     ChooseMesh,
     PlanSharding,
     InsertReshards,

@@ -19,6 +19,7 @@ DEFAULT = [
     "canonicalize",
     "recognize-attention",
     "select-attention-backend",
+    "fuse-linear-gelu",
     "choose-mesh",
     "plan-sharding",
     "insert-reshards",

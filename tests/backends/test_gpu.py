@@ -1,0 +1,62 @@
+"""Kernels against references on a GPU."""
+
+from __future__ import annotations
+
+import importlib.util
+
+import pytest
+import torch
+from torch import Tensor, nn
+
+import fastvideo
+from fastvideo.backends import attention, fused
+from fastvideo_ir import TensorType
+
+from .test_blocks import Stack
+
+pytestmark = pytest.mark.gpu
+
+
+def relative(found: Tensor, expected: Tensor) -> float:
+    return float((found.double() - expected.double()).norm() / expected.double().norm())
+
+
+@pytest.mark.parametrize("shape", [(2, 130, 96, 200), (1, 7, 64, 64)])
+def test_linear_gelu_is_as_exact_as_the_two_ops(shape: tuple[int, int, int, int]) -> None:
+    batch, tokens, width, out = shape
+    x = torch.randn(batch, tokens, width, device="cuda", dtype=torch.bfloat16)
+    weight = torch.randn(out, width, device="cuda", dtype=torch.bfloat16) * width**-0.5
+    bias = torch.randn(out, device="cuda", dtype=torch.bfloat16)
+    exact = nn.functional.gelu(x.double() @ weight.double().T + bias.double(), approximate="tanh")
+    apart = nn.functional.gelu(nn.functional.linear(x, weight, bias), approximate="tanh")
+    assert relative(fused.linear_gelu_op(x, weight, bias), exact) <= 1.1 * relative(apart, exact)
+
+
+@pytest.mark.parametrize("name", ["TORCH_SDPA", "FLASH_ATTN"])
+@pytest.mark.parametrize(("heads", "kv_heads", "head_dim"), [(4, 4, 128), (6, 2, 64)])
+def test_backend_equals_softmax_attention(name: str, heads: int, kv_heads: int, head_dim: int) -> None:
+    q = torch.randn(1, 300, heads, head_dim, device="cuda", dtype=torch.bfloat16).transpose(1, 2)
+    k, v = (torch.randn(1, 411, kv_heads, head_dim, device="cuda").bfloat16().transpose(1, 2) for _ in "kv")
+    backend = attention.named(name)
+    site = attention.AttentionSite(*(TensorType.of(t) for t in (q, k, v)), None, 0.2, False, "cuda")
+    answer = backend.supports(site)
+    if isinstance(answer, attention.No):
+        assert importlib.util.find_spec("fa3_fwd_interface") is None
+        pytest.skip(answer.reason)
+    found = attention.op_of(backend)(q, k, v, None, 0.2, False)
+    kv = heads // kv_heads
+    exact = nn.functional.scaled_dot_product_attention(
+        q.double(), k.double().repeat_interleave(kv, 1), v.double().repeat_interleave(kv, 1), scale=0.2
+    )
+    assert relative(found, exact) < 5e-3 and found.transpose(1, 2).is_contiguous()
+
+
+def test_fused_code_is_as_exact_as_eager() -> None:
+    model = Stack(4).eval().cuda()
+    half = Stack(4).eval().cuda().bfloat16()
+    half.load_state_dict(model.state_dict())
+    model.load_state_dict(half.state_dict())  # the same weights in both precisions
+    x = torch.randn(1, 640, 8, device="cuda").bfloat16()
+    with torch.no_grad(), fastvideo.compile(half) as fast:
+        exact = model(x.float())
+        assert relative(fast(x), exact) <= 1.1 * relative(half(x), exact)

@@ -1,0 +1,10 @@
+"""Fused compute ops of the backends."""
+
+from __future__ import annotations
+
+from .case import call, case
+
+CASES = [
+    case("fv.linear_gelu", lambda d: call(d.real("bsi"), d.real("oi"), d.real("o")), "012"),
+    case("fv.linear_gelu", lambda d: call(d.real("si"), d.real("oi"), d.real("o")), "01"),
+]

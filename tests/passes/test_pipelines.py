@@ -87,10 +87,10 @@ def test_target_reaches_the_passes() -> None:
     ("text", "before", "after"),
     [
         ("default,early", None, "canonicalize"),
-        ("default,middle", "select-attention-backend", "choose-mesh"),
+        ("default,middle", "fuse-linear-gelu", "choose-mesh"),
         ("default,placed", "insert-reshards", "lower-reshards"),
         ("default,late", "pack-collectives", None),
-        ("default,-choose-mesh,middle", "select-attention-backend", "plan-sharding"),
+        ("default,-choose-mesh,middle", "fuse-linear-gelu", "plan-sharding"),
     ],
 )
 def test_added_pass_goes_to_the_end_of_the_stage_it_joins(text: str, before: str | None, after: str | None) -> None:

@@ -3,7 +3,7 @@
     python -m benchmarks.step --workload wan2.1-1.3b/480p --against eager,compile,ours --ranks 1,2
 
 Every timed call gets new latents and a new timestep; medians are printed, with ratios to the first contender, and the
-relative difference of each contender's output from the first one's.
+relative error of each contender's output, against float32 with ``--exact``, otherwise against the first contender.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ from torch import Tensor, nn
 
 import fastvideo
 
-from .models import WORKLOADS, Inputs, build
+from .models import WORKLOADS, Inputs, Workload, build
 
 Call = Callable[[Inputs], Tensor]
 
@@ -36,7 +36,8 @@ class Row:
         first_call: seconds, compilation included.
         median: seconds per step.
         spread: largest minus smallest, seconds.
-        difference: ‖output − first contender's‖ / ‖first contender's‖ on the same inputs.
+        error: ‖output − reference‖ / ‖reference‖ on the same inputs; the reference is the model in float32 where that
+            was asked for, otherwise the first contender.
         peak_memory: bytes on rank 0, of the contender's calls alone.
     """
 
@@ -44,7 +45,7 @@ class Row:
     first_call: float
     median: float
     spread: float
-    difference: float
+    error: float
     peak_memory: int
 
 
@@ -58,16 +59,15 @@ def _compile(model: nn.Module, ranks: int) -> tuple[Call, Callable[[], None]]:
 
 
 def _regional(model: nn.Module, ranks: int) -> tuple[Call, Callable[[], None]]:
-    """What a user can put together by hand: FlashAttention 3 through diffusers, and its regional compilation."""
-    from diffusers.models.attention_dispatch import attention_backend
+    """What a user can put together by hand: FlashAttention 3 in diffusers, and its regional compilation."""
+    import fa3_fwd_interface  # type: ignore[import-not-found]
+    from diffusers.models import attention_dispatch
 
+    attention_dispatch.flash_attn_3_func = fa3_fwd_interface.flash_attn_func
+    attention_dispatch._CAN_USE_FLASH_ATTN_3 = True
+    model.set_attention_backend("_flash_3")  # type: ignore[operator]
     model.compile_repeated_blocks(fullgraph=True)  # type: ignore[operator]
-
-    def call(inputs: Inputs) -> Tensor:
-        with attention_backend("_flash_3_hub"):
-            return model(**inputs)[0]
-
-    return call, torch._dynamo.reset
+    return (lambda inputs: model(**inputs)[0]), torch._dynamo.reset
 
 
 def _ours(model: nn.Module, ranks: int) -> tuple[Call, Callable[[], None]]:
@@ -142,10 +142,19 @@ def measure(
         print_profile(call, calls[0])
     close()
     against = output if reference is None else reference
-    difference = float((output - against).norm() / against.norm())
+    error = float((output - against).norm() / against.norm())
     if not torch.isfinite(output).all():
         raise SystemExit(f"error: {name} returned values that are not finite")
-    return Row(name, first, statistics.median(times), max(times) - min(times), difference, peak), output
+    return Row(name, first, statistics.median(times), max(times) - min(times), error, peak), output
+
+
+def exact_output(workload: Workload, inputs: Inputs, device: torch.device, dtype: torch.dtype) -> Tensor:
+    """What the model with the weights of ``dtype`` computes in float32."""
+    model = build(workload, dtype, device).float()
+    widened = {k: v.float() if isinstance(v, Tensor) and v.is_floating_point() else v for k, v in inputs.items()}
+    with torch.no_grad():
+        output: Tensor = model(**widened)[0]
+    return output.float().cpu()
 
 
 def _synchronize() -> None:
@@ -160,6 +169,7 @@ def main() -> None:
     parser.add_argument("--ranks", default="1", help="rank counts for ours, e.g. 1,2,4")
     parser.add_argument("--repeats", type=int, default=5)
     parser.add_argument("--dtype", default="bfloat16")
+    parser.add_argument("--exact", action="store_true", help="measure errors against the same model in float32")
     parser.add_argument("--json", type=Path)
     parser.add_argument("--profile", action="store_true", help="print where the GPU time of a step goes")
     options = parser.parse_args()
@@ -172,7 +182,7 @@ def main() -> None:
     calls = [workload.inputs(random, dtype) for _ in range(options.repeats + 2)]
 
     rows: list[Row] = []
-    reference: Tensor | None = None
+    reference = exact_output(workload, calls[0], device, dtype) if options.exact else None
     for name in options.against.split(","):
         for ranks in [int(r) for r in options.ranks.split(",")] if name == "ours" else [1]:
             label = f"{name} × {ranks}" if name == "ours" else name
@@ -182,11 +192,11 @@ def main() -> None:
             print(f"{row.contender}: {row.median * 1e3:.1f} ms", flush=True)
 
     print(f"\n{options.workload}, {options.dtype}, {_machine()}")
-    print(f"{'':14s}{'first call':>12s}{'median':>12s}{'spread':>10s}{'ratio':>8s}{'difference':>12s}{'peak GiB':>10s}")
+    print(f"{'':14s}{'first call':>12s}{'median':>12s}{'spread':>10s}{'ratio':>8s}{'error':>12s}{'peak GiB':>10s}")
     for row in rows:
         print(
             f"{row.contender:14s}{row.first_call:10.1f} s{row.median * 1e3:9.1f} ms{row.spread * 1e3:7.1f} ms"
-            f"{rows[0].median / row.median:8.3f}{row.difference:12.2e}{row.peak_memory / 2**30:10.1f}"
+            f"{rows[0].median / row.median:8.3f}{row.error:12.2e}{row.peak_memory / 2**30:10.1f}"
         )
     if options.json:
         record = {"workload": options.workload, "machine": _machine(), "date": time.strftime("%Y-%m-%d")}

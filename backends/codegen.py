@@ -39,7 +39,7 @@ def inductor(block: Block, operands: Sequence[Tensor]) -> BlockCode:
         code: Any = compile_fx(_module(block, operands), examples)
 
     def run(values: Sequence[Tensor]) -> Sequence[Tensor]:
-        result: Sequence[Tensor] = code(*[value.detach().contiguous() for value in values])
+        result: Sequence[Tensor] = code(*[v if v.is_contiguous() else v.contiguous() for v in values])
         return result
 
     return run

@@ -17,6 +17,7 @@ import torch
 from torch import Tensor, fx
 
 from . import dialect
+from .block import Block
 from .errors import InvalidArgumentError
 from .graph import map_arguments, on_device
 from .program import Program, Stage
@@ -215,6 +216,8 @@ def _run(
 
 
 def _step(node: fx.Node, values: Mapping[fx.Node, Any], device: torch.device) -> Generator[Request, Tensor, Any]:
+    if isinstance(node.target, Block):  # many operands, all of them tensors: what makes up a lowered program
+        return node.target(*[values[operand] for operand in node.args])  # type: ignore[index]
     args, kwargs = map_arguments(node, lambda operand: values[operand])
     match node.target:
         case dialect.exchange:

@@ -98,6 +98,7 @@ class CompiledModel:
 
     def __init__(self, model: nn.Module, settings: Settings) -> None:
         self._model = model
+        self.__signature__ = inspect.signature(model.forward)  # what inspect and editors show
         self._settings = settings
         self._specializations: dict[Signature, list[Specialization]] = {}
         self._group: WorkerGroup | None = None
@@ -123,9 +124,9 @@ class CompiledModel:
         with self._lock, torch.no_grad():
             self._refuse_if_unusable()
             call = bind(inspect.signature(self._model.forward), type(self._model).__name__, args, kwargs)
+            self._revive()
             found = self._specialization(call)
             inputs = found.captured.call.flatten(args, kwargs)
-            self._revive()
             outputs = found.executor.run(inputs)
             place = inputs[0].device if inputs else self._settings.device
             on_inputs = [value.to(place) if isinstance(value, Tensor) else value for value in outputs]
@@ -157,6 +158,7 @@ class CompiledModel:
             kept = [found for entries in self._specializations.values() for found in entries]
             for found in kept:
                 found.captured.params.update(self._current_params(found.captured))
+            self._revive()
             if self._group is not None:
                 self._group.update_params(self._all_params())
             else:

@@ -12,6 +12,7 @@ from torch import nn
 from fastvideo_ir.errors import InvalidArgumentError
 
 from .bits import compare, max_difference
+from .checks import device_of
 from .other_values import other_values
 from .signature import BoundCall
 from .state import unchanged
@@ -50,6 +51,7 @@ class Verifier:
 
     def __init__(self, model: nn.Module, call: BoundCall) -> None:
         self._model = model
+        self._device = device_of(model, call.tensors)
         self._call = call
         self._second = other_values(call.tensors)
         self._eager: dict[_Input, EagerResult | Exception] = {}
@@ -86,7 +88,7 @@ class Verifier:
             raise StrategyFailedError(
                 f"on the {given.name} input the model returns another structure than while it was traced"
             )
-        with _same_random_numbers(), torch.no_grad():
+        with _same_random_numbers(self._device), torch.no_grad():
             results = list(run(self._tensors(given)))
         difference = compare(results, eager.tensors)
         if difference is None:
@@ -118,16 +120,20 @@ class Verifier:
     def _run(self, given: _Input) -> EagerResult:
         flat = FlatModel(self._model, self._call)
         inputs = self._tensors(given)
-        with unchanged(self._model, self._call, inputs), _same_random_numbers(), torch.no_grad():
+        with unchanged(self._model, self._call, inputs), _same_random_numbers(self._device), torch.no_grad():
             flat(*inputs)
         assert flat.results.output is not None
         return EagerResult(flat.results.tensors, flat.results.output)
 
 
 @contextmanager
-def _same_random_numbers() -> Iterator[None]:
-    with torch.random.fork_rng():
-        torch.manual_seed(_SEED)
+def _same_random_numbers(device: torch.device) -> Iterator[None]:
+    """The same random numbers in every run; the generators of the CPU and of ``device`` are put back afterwards."""
+    with torch.random.fork_rng(devices=[device] if device.type == "cuda" else []):
+        torch.default_generator.manual_seed(_SEED)
+        if device.type == "cuda":
+            with torch.cuda.device(device):
+                torch.cuda.manual_seed(_SEED)
         yield
 
 

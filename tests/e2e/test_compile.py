@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import inspect
 import json
 from pathlib import Path
 from typing import Any
@@ -52,6 +53,7 @@ def test_result_is_the_models_on_inputs_it_was_not_compiled_with(options: dict[s
 
 def test_structure_is_the_models_own() -> None:
     with compiled_toy() as compiled:
+        assert inspect.signature(compiled) == inspect.signature(toy.build(1).forward)
         output = compiled(**toy.inputs())
         assert type(output) is toy.ToyOutput
         row = compiled(**toy.inputs(), return_dict=False)

@@ -124,6 +124,9 @@ class CompiledModel:
         with self._lock, torch.no_grad():
             self._refuse_if_unusable()
             call = bind(inspect.signature(self._model.forward), type(self._model).__name__, args, kwargs)
+            for tensor, path in zip(call.tensors, call.paths, strict=True):
+                if tensor.is_meta:
+                    raise InvalidArgumentError(f"argument {path!r} is on the meta device: it has no values")
             self._revive()
             found = self._specialization(call)
             inputs = found.captured.call.flatten(args, kwargs)
@@ -131,6 +134,17 @@ class CompiledModel:
             place = inputs[0].device if inputs else self._settings.device
             on_inputs = [value.to(place) if isinstance(value, Tensor) else value for value in outputs]
             return found.captured.call.unflatten(on_inputs)
+
+    def __getattr__(self, name: str) -> Any:
+        """Whatever else callers read of the model (``config``, ``dtype``, ``device``, …) is the model's own."""
+        if name.startswith("_") or "_model" not in vars(self):
+            raise AttributeError(f"{type(self).__name__!r} object has no attribute {name!r}")
+        return getattr(self._model, name)
+
+    def __repr__(self) -> str:
+        settings = self._settings
+        state = "closed" if self._closed else f"{len(self.programs)} signatures compiled"
+        return f"<compiled {type(self._model).__name__}, {settings.num_ranks} ranks ({settings.executor}), {state}>"
 
     @property
     def programs(self) -> list[ir.Program]:

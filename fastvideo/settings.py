@@ -90,7 +90,7 @@ def resolve_settings(
     backend = attention_backend or environment.get(BACKEND_VARIABLE) or attention.AUTO
     if backend != attention.AUTO:
         attention.named(backend)
-    dump = environment.get(DUMP_VARIABLE)
+    dump = _dump_directory(environment)
     place = resolve_device(device, 1 if executor == "simulated" else num_ranks)
     generator = environment.get(CODEGEN_VARIABLE) or ("inductor" if place.type == "cuda" else "eager")
     codegen.named(generator)
@@ -103,8 +103,23 @@ def resolve_settings(
         passes=passes,
         invariant=tuple(invariant),
         verify=verify,
-        dump=Path(dump) if dump else None,
+        dump=dump,
         codegen=generator,
     )
     resolve_pipeline(passes, settings.target)  # refuses unknown names now, not at the first call
     return settings
+
+
+def _dump_directory(environment: Mapping[str, str]) -> Path | None:
+    """Where passes write their programs, made now, so that a wrong path is known before anything runs."""
+    text = environment.get(DUMP_VARIABLE)
+    if not text:
+        return None
+    folder = Path(text)
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise InvalidArgumentError(f"{DUMP_VARIABLE}={text!r} is no folder that can be written: {error}") from error
+    if not os.access(folder, os.W_OK):
+        raise InvalidArgumentError(f"{DUMP_VARIABLE}={text!r} cannot be written")
+    return folder

@@ -100,6 +100,8 @@ def _parse(text: str, target: Target) -> list[ir.Pass]:
         minus, name, options = match.groups()
         if minus:
             _remove(result, name)
+        elif name == DEFAULT and has_default:
+            raise InvalidArgumentError(f"passes={text!r} has {DEFAULT!r} twice")
         elif name == DEFAULT:
             result += default_pipeline(target)
             has_default = True

@@ -64,8 +64,9 @@ def plan_program(program: ir.Program, options: PlanSharding) -> float:
     """Plan every axis of the mesh, in place; the modelled seconds of one run.
 
     Raises:
-        ShardingError: a pinned axis divides nothing.
+        ShardingError: a pinned axis divides nothing, or several ranks would draw random numbers.
     """
+    _refuse_random_ops(program)
     _warn_of_unknown_ops(program)
     rewriter = ir.Rewriter(program, PlanSharding.name)
     settled: frozenset[str] = frozenset()
@@ -77,6 +78,19 @@ def plan_program(program: ir.Program, options: PlanSharding) -> float:
             _apply(rewriter, axis, plan.strategies)
         settled |= {axis}
     return seconds
+
+
+def _refuse_random_ops(program: ir.Program) -> None:
+    """Ranks have generators of their own: a value that they all draw would be another one on each."""
+    for node in program.nodes:
+        op = ir.ops.of(node)
+        if program.mesh.num_ranks > 1 and op is not None and ir.Trait.RANDOM in op.traits:
+            place = ir.info(node).location
+            raise ir.errors.ShardingError(
+                f"{ir.ops.target_name(node.target)}{f' ({place})' if place else ''} draws random numbers, "
+                f"and each of {program.mesh.num_ranks} ranks would draw others",
+                hint="pass the noise to the model as an input, or use one rank",
+            )
 
 
 class UnknownOpWarning(UserWarning):
@@ -93,13 +107,14 @@ def _warn_of_unknown_ops(program: ir.Program) -> None:
     for node in program.nodes:
         op = ir.ops.of(node)
         unknown = node.op == "call_function" and tensor_operands(node) and (op is None or op.rule is None)
-        if unknown and not is_getitem(node):
+        if unknown and not is_getitem(node) and not isinstance(node.target, ir.dialect.PlacementOp):
             name = ir.ops.target_name(node.target)
             if name not in _warned:
                 _warned.add(name)
+                place = ir.info(node).location
                 warnings.warn(
-                    f"{name} has no factor rule: its operands are gathered, and every rank computes all of it; "
-                    f"fastvideo.register_op gives it one",
+                    f"{name}{f' ({place})' if place else ''} has no factor rule: its operands are gathered, and every "
+                    "rank computes all of it; fastvideo.register_op gives it one",
                     UnknownOpWarning,
                     stacklevel=2,
                 )
@@ -152,11 +167,14 @@ def _check_batch(program: ir.Program, axis: str) -> None:
 
 
 def _refuse_idle(plan: Plan, works: dict[fx.Node, Work], axis: str, parts: int) -> None:
-    flops = sum(work.flops for work in works.values())
-    divided = sum(works[node].flops for node, strategy in plan.strategies.items() if strategy.divided)
-    if flops and divided < flops / 2:
+    counted = any(work.flops for work in works.values())  # without a matmul, time stands in for FLOPs
+    size = {node: float(work.flops) if counted else work.seconds for node, work in works.items()}
+    total = sum(size.values())
+    divided = sum(size[node] for node, strategy in plan.strategies.items() if strategy.divided)
+    if total and divided < total / 2:
         raise ir.errors.ShardingError(
-            f"axis {axis!r} of {parts} ranks divides only {divided / flops:.0%} of the program's FLOPs",
+            f"axis {axis!r} of {parts} ranks divides only {divided / total:.0%} of the program's "
+            f"{'FLOPs' if counted else 'work'}",
             hint="the inputs have too few tokens, heads or batch entries for it; use fewer ranks or another axis",
         )
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import fcntl
 import os
 import select
 import shutil
@@ -15,6 +16,7 @@ import time
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
+from typing import IO
 
 import torch
 
@@ -31,6 +33,23 @@ _EXIT_SECONDS = 5.0
 """How long a worker may take to end by itself when it is told to, and again after SIGTERM."""
 _STACK_SECONDS = 0.5
 """How long a hung worker may take to write down where it is."""
+
+
+_DIRECTORY = "fastvideo-"
+_LOCK = "lock"
+
+
+def _make_directory() -> tuple[Path, IO[str]]:
+    """A private directory, and the lock that says that its owner lives. Those that nobody holds are removed."""
+    for lock in Path(tempfile.gettempdir()).glob(f"{_DIRECTORY}*/{_LOCK}"):
+        with contextlib.suppress(OSError), lock.open() as file:  # another user's, or one that still lives
+            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            shutil.rmtree(lock.parent, ignore_errors=True)
+    directory = Path(tempfile.mkdtemp(prefix=_DIRECTORY))
+    held = (directory / f"{_LOCK}.new").open("w")
+    fcntl.flock(held, fcntl.LOCK_EX)
+    (directory / f"{_LOCK}.new").rename(directory / _LOCK)  # never to be seen unlocked
+    return directory, held
 
 
 @dataclass(frozen=True)
@@ -68,7 +87,7 @@ class WorkerProcesses:
     def __init__(self, num_ranks: int, device: torch.device, hang_timeout: float) -> None:
         self.num_ranks = num_ranks
         self.hang_timeout = hang_timeout
-        self.directory = Path(tempfile.mkdtemp(prefix="fastvideo-"))
+        self.directory, self._lock_file = _make_directory()
         self.channels: dict[int, Channel] = {}
         self.failure: Failure | None = None
         self.on_failure: Callable[[], None] | None = None

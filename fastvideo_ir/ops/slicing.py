@@ -154,6 +154,16 @@ def stack_rule(node: fx.Node) -> FactorRule:
     return builder.rule([shared for _ in shapes], [result], linear=[tuple(range(len(shapes)))])
 
 
+def pad_sequence_rule(node: fx.Node) -> FactorRule:
+    """Rows of their own lengths, stacked: lengths and the new dim are whole, the rest is parallel."""
+    shapes, out = operand_shapes(node), result_shape(node)
+    builder = RuleBuilder()
+    rest = builder.dims(out[2:])
+    operands = [[builder.whole(shape[0]), *rest] for shape in shapes]
+    result = [builder.whole(out[0]), builder.whole(out[1]), *rest]
+    return builder.rule(operands, [result])
+
+
 def pick_rule(node: fx.Node) -> FactorRule:
     """``select`` and ``unbind`` take single elements of a dim: that dim is whole, the rest is parallel."""
     shape = operand_shapes(node)[0]
@@ -217,6 +227,7 @@ define("select.int unbind.int", pick_rule, traits=[Trait.VIEW])
 define("cat.default concat.default concatenate.default", cat_rule)
 define([f"{name}.default" for name in STACKED_ALONG], stacks_rule)
 define("stack.default", stack_rule)
+define("pad_sequence.default", pad_sequence_rule)
 define("slice_scatter.default select_scatter.default", overwrite_rule)
 define("flip.default roll.default", flip_rule)
 define(

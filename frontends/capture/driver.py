@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import inspect
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -24,6 +25,7 @@ from .guards import Guards
 from .location import Locator
 from .real_values import trace_with_real_values
 from .signature import BoundCall, bind
+from .state import python_state_kept
 from .trace import Trace
 from .verify import Run, Verifier
 
@@ -99,8 +101,19 @@ def capture(model: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any], *, 
         CaptureError: no strategy gave a program that equals the model; tells what each of them met.
     """
     # Tensors made in inference mode have no version counters, and tracers refuse them.
-    with torch.inference_mode(False), torch.no_grad():
+    with torch.inference_mode(False), torch.no_grad(), _plain_modules(), python_state_kept(check_model(model)):
         return _capture(model, args, kwargs, verify)
+
+
+@contextmanager
+def _plain_modules() -> Iterator[None]:
+    """Lets attention modules of torch run as they are written: their fused shortcut exists in eager mode alone."""
+    before = torch.backends.mha.get_fastpath_enabled()
+    torch.backends.mha.set_fastpath_enabled(False)
+    try:
+        yield
+    finally:
+        torch.backends.mha.set_fastpath_enabled(before)
 
 
 def _capture(model: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any], verify: bool) -> Captured:

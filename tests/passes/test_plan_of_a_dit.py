@@ -27,7 +27,7 @@ CROSS_ATTENTION_AND_MLP = r"""
 CHECK-NOT: {{fv\.(all|reduce)_\w+\(}}
 CHECK:     : f32[1, 8, 175@sp, 12] = fv_attn.torch_sdpa(
 CHECK-NOT: {{fv\.(all|reduce)_\w+\(}}
-CHECK:     : f32[1, 175@sp, 192] = aten.linear.default(
+CHECK:     : f32[1, 175@sp, 192] = fv.linear_gelu(
 CHECK-NOT: {{fv\.(all|reduce)_\w+\(}}
 CHECK:     : f32[1, 175@sp, 96] = aten.linear.default(
 """

@@ -183,6 +183,21 @@ def test_axis_that_divides_nothing_is_refused() -> None:
     assert "in pass plan-sharding" in caught.value.__notes__
 
 
+def test_random_numbers_that_each_rank_would_draw_anew_are_refused() -> None:
+    text = """
+        %x : f32[1, 301, 64] = input
+        %noise : f32[1, 301, 64] = aten.rand_like.default(%x)
+        %y : f32[1, 301, 64] = aten.add.Tensor(%x, %noise)
+        return (%y)"""
+    with pytest.raises(ShardingError) as caught:
+        run_passes(program(text, mesh="sp=2"), PLANNED)
+    assert str(caught.value) == (
+        "aten.rand_like.default draws random numbers, and each of 2 ranks would draw others "
+        "(pass the noise to the model as an input, or use one rank)"
+    )
+    run_passes(program(text, mesh="sp=1"), PLANNED)
+
+
 def test_mesh_of_one_rank_needs_no_exchange() -> None:
     assert collectives(run_passes(attention(1, 61, 8, "sp=1"), PLANNED)) == []
 

@@ -11,8 +11,8 @@ from torch import Tensor, nn
 
 from ..models import Inputs, ModelCase
 
-EXACT, CAST_INSIDE = 1e-10, 1e-6
-"""Tolerances in fp64: for a model that stays there, and for one that casts a part of itself to fp32."""
+EXACT, CAST_INSIDE, SINGLE = 1e-10, 1e-6, 1e-4
+"""Tolerances: in fp64 for a model that stays there, for one that casts a part of itself to fp32, and in fp32."""
 
 
 @dataclass(frozen=True)
@@ -34,6 +34,9 @@ class Draw:
     def timestep(self) -> Tensor:
         return torch.full((self.batch,), 500 + 37 * self.seed)
 
+    def real_timestep(self) -> Tensor:
+        return self.timestep().to(self.dtype)
+
     def fraction(self) -> Tensor:
         """A timestep between 0 and 1."""
         return torch.full((self.batch,), 0.5 + 0.1 * self.seed, dtype=self.dtype)
@@ -45,6 +48,10 @@ class Draw:
         """Which tokens are real: all but a few at the end, another number for every seed."""
         lengths = torch.tensor([[length - 2 - (self.seed + row) % 3] for row in range(self.batch)])
         return (torch.arange(length)[None] < lengths).long()
+
+    def same_mask(self, length: int) -> Tensor:
+        """The same for every seed, for models that read it into Python and would be captured and planned twice."""
+        return (torch.arange(length)[None] < length - 3).long().expand(self.batch, -1)
 
     def integers(self, high: int, *shape: int) -> Tensor:
         return torch.randint(high, (self.batch, *shape), generator=self.generator)
@@ -61,14 +68,16 @@ class ZooCase:
 
     Attributes:
         case: builds the model and its inputs.
-        tolerance: ``max |a − b| / max |b|`` for every output, in fp64.
+        tolerance: ``max |a − b| / max |b|`` for every output.
         casts: what the model computes in fp32, where the tolerance is not ``EXACT``.
+        dtype: fp64, but for models that do not run in it.
         replicated: mesh to the op that cannot be divided there, where the ranks repeat each other's FLOPs.
     """
 
     case: ModelCase
     tolerance: float
     casts: str
+    dtype: torch.dtype
     replicated: dict[str, str]
 
     @property
@@ -83,6 +92,7 @@ def entry(
     *,
     heads: int = 8,
     casts: str = "",
+    dtype: torch.dtype = torch.float64,
     replicated: dict[str, str] | None = None,
 ) -> ZooCase:
     """``make`` takes the number of heads. ``casts`` says what the model computes in fp32, if anything."""
@@ -90,4 +100,5 @@ def entry(
     def draw(seed: int, dtype: torch.dtype, batch: int, generator: torch.Generator) -> Inputs:
         return inputs(Draw(seed, dtype, batch, generator))
 
-    return ZooCase(ModelCase(name, heads, make, draw), CAST_INSIDE if casts else EXACT, casts, replicated or {})
+    tolerance = SINGLE if dtype is torch.float32 else CAST_INSIDE if casts else EXACT
+    return ZooCase(ModelCase(name, heads, make, draw), tolerance, casts, dtype, replicated or {})

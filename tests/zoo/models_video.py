@@ -37,6 +37,15 @@ def _rotary(draw: Draw, tokens: int, head_dim: int) -> tuple[Tensor, Tensor]:
     return angles.cos(), angles.sin()
 
 
+def _per_frame(draw: Draw, share: float) -> Tensor:
+    return (share * draw.fraction())[:, None].expand(-1, F)
+
+
+def _grid_positions() -> tuple[Tensor, ...]:
+    grid = torch.meshgrid(torch.arange(F), torch.arange(H // 2), torch.arange(W // 2), indexing="ij")
+    return tuple(axis.reshape(1, -1) for axis in grid)
+
+
 WAN_LIKE: dict[str, Any] = {
     "patch_size": (1, 2, 2),
     "attention_head_dim": 12,
@@ -103,7 +112,7 @@ VIDEO: tuple[ZooCase, ...] = (
             time_embed_dim=8,
             max_sequence_length=TEXT,
         ),
-        lambda draw: _basic(draw, encoder_attention_mask=draw.mask(TEXT).bool()),
+        lambda draw: _basic(draw, encoder_attention_mask=draw.same_mask(TEXT).bool()),
         casts="norms and rotary embedding",
     ),
     entry(
@@ -123,11 +132,8 @@ VIDEO: tuple[ZooCase, ...] = (
         lambda draw: _basic(
             draw,
             attention_mask=torch.ones(draw.batch, F, H, W, dtype=draw.dtype),
-            encoder_attention_mask=draw.mask(TEXT)[:, None],
-            image_rotary_emb=(
-                [_allegro_angles(draw, fn) for fn in (torch.cos, torch.sin)],
-                _allegro_grid(),
-            ),
+            encoder_attention_mask=draw.mask(TEXT)[:, None].to(draw.dtype),
+            image_rotary_emb=([_rotary(draw, 16, 4)] * 3, _grid_positions()),
         ),
     ),
     entry(
@@ -181,16 +187,16 @@ VIDEO: tuple[ZooCase, ...] = (
             adaln_lora_dim=4,
             max_size=(F, H, W),
             rope_scale=(2.0, 1.0, 1.0),
-            concat_padding_mask=True,
+            concat_padding_mask=False,
             extra_pos_embed_type="learnable",
         ),
         lambda draw: _basic(
             draw,
             fps=30,
-            attention_mask=draw.mask(TEXT).bool()[:, None, None],
-            padding_mask=torch.zeros(draw.batch, 1, H, W, dtype=draw.dtype),
+            attention_mask=draw.mask(TEXT).bool(),
         ),
-        casts="rotary embedding",
+        casts="norms",
+        dtype=torch.float32,
     ),
     entry(
         "SkyReelsV2",
@@ -216,7 +222,10 @@ VIDEO: tuple[ZooCase, ...] = (
         "AnyFlow",
         lambda heads: models.AnyFlowTransformer3DModel(num_attention_heads=heads, **WAN_LIKE),
         lambda draw: _basic(
-            draw, hidden_states=draw.tokens(F, 4, H, W), timestep=draw.fraction(), r_timestep=draw.fraction() / 2
+            draw,
+            hidden_states=draw.tokens(F, 4, H, W),
+            timestep=_per_frame(draw, 1.0),
+            r_timestep=_per_frame(draw, 0.5),
         ),
         casts="norms and modulation",
     ),
@@ -235,9 +244,10 @@ VIDEO: tuple[ZooCase, ...] = (
         lambda draw: _basic(
             draw,
             hidden_states=draw.tokens(4, F, 5, 7),
-            encoder_attention_mask=draw.mask(TEXT),
+            timestep=draw.real_timestep(),
+            encoder_attention_mask=draw.same_mask(TEXT),
             encoder_hidden_states_2=draw.tokens(7, 12),
-            encoder_attention_mask_2=draw.mask(7),
+            encoder_attention_mask_2=draw.same_mask(7),
             image_embeds=torch.zeros(draw.batch, 3, 12, dtype=draw.dtype),
         ),
         casts="norms and rotary embedding",
@@ -249,16 +259,23 @@ VIDEO: tuple[ZooCase, ...] = (
             num_single_layers=1,
             pooled_projection_dim=8,
             has_image_proj=True,
+            has_clean_x_embedder=True,
             image_proj_dim=12,
-            **HUNYUAN_LIKE,
+            **{**HUNYUAN_LIKE, "num_layers": 1},
         ),
         lambda draw: _basic(
             draw,
-            encoder_attention_mask=draw.mask(TEXT),
+            encoder_attention_mask=draw.same_mask(TEXT),
             pooled_projections=draw.tokens(8),
             image_embeds=draw.tokens(3, 12),
-            indices_latents=torch.arange(F)[None] + draw.seed,
+            indices_latents=torch.arange(F) + draw.seed,
             guidance=draw.scalar(6000.0),
+            latents_clean=draw.tokens(4, 2, H, W),
+            indices_latents_clean=torch.arange(2) + draw.seed,
+            latents_history_2x=draw.tokens(4, 2, 12, 16),
+            indices_latents_history_2x=torch.arange(2) + draw.seed,
+            latents_history_4x=draw.tokens(4, 4, 16, 16),
+            indices_latents_history_4x=torch.arange(4) + draw.seed,
         ),
         casts="norms and rotary embedding",
     ),
@@ -337,6 +354,7 @@ VIDEO: tuple[ZooCase, ...] = (
             "return_dict": False,
         },
         casts="modulation and rotary embedding",
+        dtype=torch.float32,
     ),
     entry(
         "MotifVideo",
@@ -352,7 +370,8 @@ VIDEO: tuple[ZooCase, ...] = (
             rope_axes_dim=(4, 4, 4),
         ),
         lambda draw: _basic(draw, encoder_attention_mask=draw.mask(TEXT)),
-        casts="norms and rotary embedding",
+        casts="time embedding",
+        dtype=torch.float32,
     ),
     entry(
         "TransformerTemporal",
@@ -371,13 +390,3 @@ VIDEO: tuple[ZooCase, ...] = (
         },
     ),
 )
-
-
-def _allegro_angles(draw: Draw, function: Any) -> Tensor:
-    angles = torch.outer(torch.arange(16) + draw.seed, 1.0 / 100 ** torch.linspace(0, 1, 2)).repeat(1, 2)
-    return function(angles).to(draw.dtype).expand(3, 16, 4)  # type: ignore[no-any-return]
-
-
-def _allegro_grid() -> tuple[Tensor, ...]:
-    grid = torch.meshgrid(torch.arange(F), torch.arange(H // 2), torch.arange(W // 2), indexing="ij")
-    return tuple(axis.reshape(1, -1) for axis in grid)

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import fastvideo.backends  # noqa: F401  (registers the ops)
+
 from .case import call, case
 
 CASES = [

@@ -63,6 +63,8 @@ CASES = [
     ),
     *(exact(f"{name}.default", lambda d: call([d.real("s"), d.real("s")])) for name in ("hstack", "vstack", "dstack")),
     exact("dstack.default", lambda d: call([d.real("bcs"), d.real("bct")]), "012"),
+    exact("pad_sequence.default", lambda d: call([d.real("sbc"), d.real("tbc")], True), "23"),
+    exact("pad_sequence.default", lambda d: call([d.real("sb"), d.real("tb"), d.real("sb")], False, 0.5), "2"),
     exact("unsafe_split.Tensor", lambda d: call(d.real("b", 12, "c"), 4, 1), "012", partial=ONE),
     exact("unsafe_split_with_sizes.default", lambda d: call(d.real(7, "c"), [3, 4]), "01", partial=ONE),
     exact("unsafe_chunk.default", lambda d: call(d.real("b", 10), 4, -1), "01", partial=ONE),

@@ -1,0 +1,32 @@
+"""The factor rules of fused ops, under the rule oracle."""
+
+from __future__ import annotations
+
+import pytest
+
+from fastvideo.backends import fused
+from fastvideo_ir.ops.registry import OpDef, registry
+from tests.ir.cases.case import Case, call, case
+from tests.ir.oracle import check_case
+
+CASES = [
+    case("fv.linear_gelu", lambda d: call(d.real("bsi"), d.real("oi"), d.real("o")), "012"),
+    case("fv.linear_gelu", lambda d: call(d.real("si"), d.real("oi"), d.real("o")), "01"),
+]
+
+
+def fused_ops() -> dict[str, OpDef]:
+    return {
+        name: op
+        for name, op in registry.ops.items()
+        if op.rule is not None and op.rule.__module__.startswith(fused.__name__)
+    }
+
+
+def test_every_fused_op_has_a_case() -> None:
+    assert set(fused_ops()) == {one.op for one in CASES}
+
+
+@pytest.mark.parametrize("one", CASES, ids=lambda one: one.op)
+def test_rule_agrees_with_the_op(one: Case) -> None:
+    check_case(fused_ops()[one.op], one, range(8))

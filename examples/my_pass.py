@@ -3,7 +3,7 @@
     python examples/my_pass.py
 
 It knows no model, so every model has it: ``passes="default,merge-duplicates{max_mib=16}"``. With
-``FASTVIDEO_DUMP=folder``, ``folder/04-merge-duplicates.diff`` shows what it did.
+``FASTVIDEO_DUMP=folder``, ``folder/05-merge-duplicates.diff`` shows what it did.
 """
 
 from __future__ import annotations

@@ -38,7 +38,7 @@ def start(arguments: list[str], folder: Path, stdin: str | None = None) -> subpr
     process = subprocess.Popen(
         [sys.executable, *arguments],
         cwd=folder,
-        env={**os.environ, "PYTHONPATH": str(ROOT)},
+        env={**os.environ, "PYTHONPATH": str(ROOT), "FAULT_MARK": str(folder / "asleep")},
         stdin=subprocess.PIPE if stdin else subprocess.DEVNULL,
         stdout=subprocess.PIPE,
         stderr=subprocess.PIPE,
@@ -91,7 +91,11 @@ def test_script_on_stdin_that_raises(tmp_path: Path) -> None:
 def test_ctrl_c_in_the_middle_of_a_call(tmp_path: Path) -> None:
     process = hanging(tmp_path)
     pids, folder = workers_of(process)
-    time.sleep(0.3)
+    deadline = time.monotonic() + 30
+    while not (tmp_path / "asleep").exists():
+        assert time.monotonic() < deadline, "rank 1 never came to the op that sleeps"
+        time.sleep(0.01)
+    time.sleep(0.3)  # by then rank 0 waits for it
     process.send_signal(signal.SIGINT)
     _, err = process.communicate(timeout=10)
     assert err.rstrip().endswith("KeyboardInterrupt")

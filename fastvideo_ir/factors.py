@@ -177,7 +177,7 @@ class FactorRule:
             if placement is None:
                 return None
             results.append(Partial() if summed else placement)
-        return Strategy(tuple(operands), tuple(results), self._largest_share(assignment))
+        return Strategy(tuple(operands), tuple(results), self._divided(assignment))
 
     def _placement(self, tensor: TensorExpr, assignment: Assignment) -> Placement | None:
         try:
@@ -189,7 +189,8 @@ class FactorRule:
             return None
         return Shard(*hit[0]) if hit else Replicate()
 
-    def _largest_share(self, assignment: Assignment) -> Layout | None:
+    def _divided(self, assignment: Assignment) -> Layout | None:
+        """The layout of a dim that the assignment cuts: its pieces say how the work is divided."""
         tensors = [r for r in self.results if r is not None] + list(self.operands)
         for tensor in tensors:
             for expr in tensor:

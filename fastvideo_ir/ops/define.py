@@ -10,7 +10,7 @@ from torch import fx
 from torch.utils.flop_counter import flop_registry
 
 from ..factors import DimExpr, FactorRule, RuleBuilder
-from ..graph import bind, map_operands, operand_type, result_types, tensor_operands
+from ..graph import bind, operand_type, result_types, tensor_operands
 from ..program import tensor_type
 from ..types import TensorType
 from .registry import LocalizeFunction, OpDef, RankView, RuleFunction, Trait, registry
@@ -100,10 +100,6 @@ def or_empty(node: fx.Node, rank: RankView) -> tuple[Any, tuple[Any, ...], dict[
         dtype = {"dtype": tensor_type(node).dtype}
         return aten.new_zeros.default, (tensor_operands(node)[0], list(shape)), dtype
     return node.target, node.args, dict(node.kwargs)
-
-
-def keep_operands(node: fx.Node) -> tuple[tuple[Any, ...], dict[str, Any]]:
-    return map_operands(node, tensor_operands(node))
 
 
 def torch_flops(node: fx.Node) -> int:

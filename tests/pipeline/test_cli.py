@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
 
 import pytest
+import yaml
 
 from fastvideo.frontends import loading
 
@@ -136,6 +138,88 @@ def test_interrupt(folder: Path, monkeypatch: pytest.MonkeyPatch, capfd: pytest.
     monkeypatch.setattr(loading, "open_pipeline", open_pipeline)
     assert run_cli("--model", str(folder), "--prompt", "x") == 130
     assert capfd.readouterr().err == "error: interrupted\n"
+
+
+def test_interrupt_while_imports_run(tmp_path: Path) -> None:
+    """Ctrl-C in the first second, long before a model is looked at, is one line as well."""
+    script = """
+import importlib.abc, os, signal, sys
+
+class Interrupt(importlib.abc.MetaPathFinder):
+    def find_spec(self, name, path=None, target=None):
+        if name == "torch.nn":
+            os.kill(os.getpid(), signal.SIGINT)
+
+sys.meta_path.insert(0, Interrupt())
+from fastvideo.cli import main
+sys.exit(main())
+"""
+    done = run_python(["-c", script, "generate", "--model", "x", "--prompt", "x"], tmp_path)
+    assert (done.returncode, done.stdout, done.stderr) == (130, "", "error: interrupted\n")
+
+
+@pytest.mark.parametrize("words", [["--help"], ["generate", "--help"], ["generat"], ["generate", "--heigth", "5"]])
+def test_answers_without_torch(words: list[str], tmp_path: Path) -> None:
+    """Help and wrong options are answered before anything heavy is imported."""
+    script = "import sys; from fastvideo.cli import main; s = main(); assert 'torch' not in sys.modules; sys.exit(s)"
+    done = run_python(["-c", script, *words], tmp_path)
+    assert done.returncode == (0 if "--help" in words else 2), done.stderr
+    assert done.stderr.count("\n") == (0 if "--help" in words else 1)
+
+
+CONFIG = """
+prompt: a cat
+height: 48
+width: 80
+num-frames: 5
+num_inference_steps: 0
+parallel: sp=1
+"""
+
+
+@pytest.mark.parametrize("ending", ["yaml", "json"])
+def test_config_file(folder: Path, tmp_path: Path, ending: str, capfd: pytest.CaptureFixture[str]) -> None:
+    path = tmp_path / f"run.{ending}"
+    path.write_text(CONFIG if ending == "yaml" else json.dumps(yaml.safe_load(CONFIG)))
+    words = ["--config", str(path), "--model", str(folder), "--output", str(tmp_path / "out"), "--no-progress"]
+    assert run_cli(*words) == 2
+    assert "num_inference_steps must be an integer from 1 to 1000, got 0" in capfd.readouterr().err
+    assert run_cli(*words, "--steps", "1", "--prompt", "a dog", "--device", "cpu") == 0
+    assert decode(tmp_path / "out/a-dog.mp4")[0].shape == (5, 48, 80, 3)
+
+
+@pytest.mark.parametrize(
+    ("name", "text", "line"),
+    [
+        ("a.yaml", "heigth: 480", "unknown config key 'heigth'; known: "),
+        ("a.yaml", "- height", "the config file 'a.yaml' holds a list; expected entries like `height: 480`"),
+        ("a.yaml", "height: [", "the config file 'a.yaml' is damaged: while parsing"),
+        ("a.json", "{", "the config file 'a.json' is damaged: Expecting property name"),
+        ("a.txt", "", "the config file 'a.txt' is damaged: it ends in '.txt', expected .yaml, .yml or .json"),
+        ("b.yaml", None, "the config file 'b.yaml' does not exist (check the path)"),
+        ("a.yaml", "height: 480", "no model was given (name a pipeline folder or hub id with --model"),
+        (
+            "a.yaml",
+            "parallel: {sq: 2}\nmodel: x",
+            "unknown mesh axis 'sq'; known: cfg, dp, sp, tp (did you mean 'sp'?)",
+        ),
+        ("a.yaml", "parallel: 2\nmodel: x", "cannot read parallel=2; expected e.g. sp=4,tp=2"),
+    ],
+)
+def test_config_file_refusals(
+    name: str,
+    text: str | None,
+    line: str,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capfd: pytest.CaptureFixture[str],
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    if text is not None:
+        Path(name).write_text(text)
+    assert run_cli("--config", name, "--prompt", "x") == 2
+    err = capfd.readouterr().err
+    assert err.startswith(f"error: {line}") and err.count("\n") == 1
 
 
 def test_as_a_process(tmp_path: Path) -> None:

@@ -1,0 +1,80 @@
+"""``fastvideo generate``: one video from a prompt."""
+
+from __future__ import annotations
+
+import inspect
+from dataclasses import fields
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+
+from .options import DEBUG, PARALLEL, as_parallel
+
+OWN = {"model", "prompt_file", "output", "progress"}
+"""Options that are no arguments of the generator; entries of a config file like all the others."""
+
+
+def generate(
+    model: Annotated[str | None, typer.Option(help="Pipeline folder in Diffusers layout, or hub id.")] = None,
+    prompt: Annotated[str | None, typer.Option(help="What the video shows.")] = None,
+    prompt_file: Annotated[Path | None, typer.Option(help="Text file that holds the prompt.")] = None,
+    negative_prompt: Annotated[str | None, typer.Option(help="What to avoid.")] = None,
+    config: Annotated[
+        Path | None, typer.Option(help="YAML or JSON file with any of these options; the command line goes before it.")
+    ] = None,
+    num_gpus: Annotated[int | None, typer.Option(help="GPUs for one video; on CPU, processes.")] = None,
+    parallel: PARALLEL = None,
+    height: Annotated[int | None, typer.Option(help="Height in pixels.")] = None,
+    width: Annotated[int | None, typer.Option(help="Width in pixels.")] = None,
+    num_frames: Annotated[int | None, typer.Option(help="Number of frames.")] = None,
+    fps: Annotated[float | None, typer.Option(help="Frames per second of the file.")] = None,
+    num_inference_steps: Annotated[
+        int | None, typer.Option("--num-inference-steps", "--steps", help="Denoising steps.")
+    ] = None,
+    guidance_scale: Annotated[float | None, typer.Option(help="Guidance; 1 or less turns it off.")] = None,
+    flow_shift: Annotated[float | None, typer.Option(help="Flow shift of the scheduler.")] = None,
+    seed: Annotated[int | None, typer.Option(help="Seed of the noise; drawn if left out.")] = None,
+    output: Annotated[Path | None, typer.Option(help="Folder for the mp4, or its name; 'outputs' if left out.")] = None,
+    device: Annotated[str | None, typer.Option(help="cuda or cpu; found if left out.")] = None,
+    dtype: Annotated[str | None, typer.Option(help="Dtype of all weights, such as bfloat16.")] = None,
+    attention_backend: Annotated[str | None, typer.Option(help="Attention backend to use.")] = None,
+    executor: Annotated[str | None, typer.Option(help="auto, local, simulated or mp.")] = None,
+    passes: Annotated[str | None, typer.Option(help='Passes, such as "default,-pack-collectives".')] = None,
+    progress: Annotated[bool | None, typer.Option(help="Show a progress bar on a terminal.")] = None,
+    debug: DEBUG = False,
+) -> None:
+    """Generate one video from a prompt."""
+    options = {k: v for k, v in locals().items() if k not in ("config", "debug") and v is not None}
+
+    from fastvideo_ir.errors import InvalidArgumentError
+
+    from ..runtime.pipeline.output_file import check_output
+    from ..sampling_param import SamplingParam
+    from ..video_generator import VideoGenerator
+    from .config_file import read_config
+
+    loading = set(inspect.signature(VideoGenerator.from_pretrained).parameters) - {"path", "unknown"}
+    sampling = {field.name for field in fields(SamplingParam)}
+    if config is not None:
+        options = {**read_config(config, loading | sampling | OWN), **options}
+    if "model" not in options:
+        raise InvalidArgumentError(
+            "no model was given", hint="name a pipeline folder or hub id with --model, or in the config file"
+        )
+    if options.get("parallel") is not None:
+        options["parallel"] = as_parallel(options["parallel"])
+    model = str(options["model"])
+    request = {name: value for name, value in options.items() if name in sampling}
+    if "prompt_file" in options:
+        request["prompt_path"] = options["prompt_file"]
+    place = Path(options.get("output", "outputs"))
+    VideoGenerator.check_request(model, **request)  # before gigabytes of weights are loaded
+    check_output(place)
+    settings: dict[str, Any] = {name: value for name, value in options.items() if name in loading}
+    with VideoGenerator.from_pretrained(model, **settings) as generator:
+        video = generator.generate_video(**request, output_path=place, progress=options.get("progress", True))
+    if video.path is None:
+        raise typer.Exit(1)  # why is in the log already
+    times = ", ".join(f"{name} {seconds:.1f} s" for name, seconds in video.seconds.items() if seconds >= 0.05)
+    typer.echo(f"{video.path}  (seed {video.seed}; {times})")

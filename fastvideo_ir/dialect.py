@@ -1,9 +1,9 @@
-"""The placement ops of the ``fv`` dialect.
+"""The ops of the ``fv`` dialect that are no computation: placements, transfers, and calls of Python.
 
-They change where a value lives, not what it is. What exactly one does follows from the types of its operands and
-results, so it carries no shapes: an all-to-all whose operand is ``[b, s@sp, h]`` and whose result is ``[b, s, h@sp]``
-gathers the sequence and scatters the heads. Collectives take and return a row of tensors, so that neighbours can share
-one exchange.
+Placement ops change where a value lives, not what it is. What exactly one does follows from the types of its operands
+and results, so it carries no shapes: an all-to-all whose operand is ``[b, s@sp, h]`` and whose result is
+``[b, s, h@sp]`` gathers the sequence and scatters the heads. Collectives take and return a row of tensors, so that
+neighbours can share one exchange.
 """
 
 from __future__ import annotations
@@ -84,7 +84,27 @@ gather = TransferOp("gather")
 sum_over = TransferOp("sum_over")
 """``sum_over(x, axis)``: the sum over the peers; any shape."""
 
-TRANSFERS = (exchange, gather, sum_over)
+broadcast = TransferOp("broadcast")
+"""``broadcast(x)``: the first rank's value, on every rank of the mesh; the others bring memory of its shape."""
+
+TRANSFERS = (exchange, gather, sum_over, broadcast)
+
+
+class EagerCall:
+    """The target of nodes that call a module which stays Python; see :attr:`Program.functions`."""
+
+    __name__ = __qualname__ = "eager_call"
+    __module__ = "fastvideo_ir.dialect"
+
+    def __call__(self, operands: Any, function: str) -> Any:
+        raise InvalidArgumentError(f"{self!r} of {function!r} needs the function; run the program that holds it")
+
+    def __repr__(self) -> str:
+        return "fv.eager_call"
+
+
+eager_call = EagerCall()
+"""``eager_call([x, …], function)``: the row that ``program.functions[function]`` gives for whole operands."""
 
 COLLECTIVES = (all_gather, all_to_all, reduce_scatter, all_reduce)
 LOCAL_PLACEMENTS = (shard, make_partial)
@@ -100,4 +120,5 @@ for _op in COLLECTIVES:
     )
 for _transfer in TRANSFERS:
     registry.register(OpDef(_transfer, f"fv.{_transfer.__name__}", frozenset({Trait.COLLECTIVE}), first=Stage.LOCAL))
+registry.register(OpDef(eager_call, "fv.eager_call", frozenset({Trait.RANDOM})))
 registry.register(OpDef(operator.getitem, "getitem", frozenset({Trait.VIEW})))

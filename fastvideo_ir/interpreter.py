@@ -35,6 +35,9 @@ class Communicator(Protocol):
     def all_reduce(self, axis: str, value: Tensor) -> Tensor:
         """Sum over the peers, as a new tensor of the same shape."""
 
+    def broadcast(self, value: Tensor) -> Tensor:
+        """The value of rank 0; the others give memory of its shape and dtype, which may be used for it."""
+
 
 @dataclass(frozen=True)
 class Exchange:
@@ -59,7 +62,12 @@ class AllReduce:
     value: Tensor
 
 
-Request = Exchange | AllGather | AllReduce
+@dataclass(frozen=True)
+class Broadcast:
+    value: Tensor
+
+
+Request = Exchange | AllGather | AllReduce | Broadcast
 RankRun = Generator[Request, Tensor, list[Any]]
 """A rank in execution: yields requests, receives their results, returns the outputs."""
 
@@ -104,6 +112,9 @@ class Alone:
         return value
 
     def all_reduce(self, axis: str, value: Tensor) -> Tensor:
+        return value
+
+    def broadcast(self, value: Tensor) -> Tensor:
         return value
 
 
@@ -157,8 +168,8 @@ def run_lockstep(
         if not waiting:
             return [output for output in outputs if output is not None]
         assert len(waiting) == len(runs), "ranks disagree on the number of collectives"
-        for rank in range(len(runs)):
-            group = mesh.group(rank, waiting[rank].axis)
+        for rank, request in enumerate(waiting):
+            group = range(len(runs)) if isinstance(request, Broadcast) else mesh.group(rank, request.axis)
             answers[rank] = _exchange(waiting, group, group.index(rank))
 
 
@@ -179,6 +190,8 @@ def _serve(request: Request, communicator: Communicator) -> Tensor:
             return communicator.all_gather(axis, value, numels)
         case AllReduce(axis, value):
             return communicator.all_reduce(axis, value)
+        case Broadcast(value):
+            return communicator.broadcast(value)
 
 
 def _exchange(requests: list[Request], group: Sequence[int], position: int) -> Tensor:
@@ -191,6 +204,10 @@ def _exchange(requests: list[Request], group: Sequence[int], position: int) -> T
             return torch.cat([m.value for m in members if isinstance(m, AllGather)])
         case AllReduce(_, value):
             return torch.stack([m.value for m in members if isinstance(m, AllReduce)]).sum(0).to(value.dtype)
+        case Broadcast():
+            first = members[0]
+            assert isinstance(first, Broadcast), "ranks disagree on the order of collectives"
+            return first.value
 
 
 def _run(
@@ -208,14 +225,16 @@ def _run(
             param = program.params.get(node.name)
             values[node] = params[param.source] if param else next(remaining_inputs)
         elif node.op == "call_function":
-            values[node] = yield from _step(node, values, device)
+            values[node] = yield from _step(program, node, values, device)
             for operand in set(node.all_input_nodes):
                 if last_use[operand] is node:
                     del values[operand]
     return [values[value] if isinstance(value, fx.Node) else value for value in program.output_values]
 
 
-def _step(node: fx.Node, values: Mapping[fx.Node, Any], device: torch.device) -> Generator[Request, Tensor, Any]:
+def _step(
+    program: Program, node: fx.Node, values: Mapping[fx.Node, Any], device: torch.device
+) -> Generator[Request, Tensor, Any]:
     if isinstance(node.target, Block):  # many operands, all of them tensors: what makes up a lowered program
         return node.target(*[values[operand] for operand in node.args])  # type: ignore[index]
     args, kwargs = map_arguments(node, lambda operand: values[operand])
@@ -226,5 +245,9 @@ def _step(node: fx.Node, values: Mapping[fx.Node, Any], device: torch.device) ->
             return (yield AllGather(args[1], args[0], args[2]))
         case dialect.sum_over:
             return (yield AllReduce(args[1], args[0]))
+        case dialect.broadcast:
+            return (yield Broadcast(args[0]))
+        case dialect.eager_call if args[1] in program.functions:
+            return tuple(program.functions[args[1]](args[0]))
     assert callable(node.target)
     return node.target(*on_device(args, device), **on_device(kwargs, device))

@@ -8,7 +8,7 @@ device that the program runs on, so that one program serves CPU, GPU and shape i
 from __future__ import annotations
 
 import enum
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any
 
@@ -97,6 +97,10 @@ class Param:
     kind: ParamKind = ParamKind.PARAMETER
 
 
+EagerFunction = Callable[[Sequence[torch.Tensor]], Sequence[torch.Tensor]]
+"""What ``fv.eager_call`` runs: whole operands in, tensors of the declared types out."""
+
+
 @dataclass
 class Program:
     """One graph, its params, and the mesh and stage it stands at.
@@ -107,6 +111,8 @@ class Program:
         mesh: the ranks that the placements in the types refer to.
         stage: which ops may occur.
         rank: the rank whose shapes the arguments hold, from stage LOCAL on.
+        functions: what ``fv.eager_call`` runs, by name. The text form names them without holding them, so that they
+            exist in the process alone that made the program.
     """
 
     graph: fx.Graph
@@ -114,6 +120,7 @@ class Program:
     mesh: Mesh = field(default_factory=Mesh)
     stage: Stage = Stage.CAPTURED
     rank: int | None = None
+    functions: Mapping[str, EagerFunction] = field(default_factory=dict)
 
     @property
     def nodes(self) -> Iterator[fx.Node]:

@@ -13,6 +13,7 @@ from dataclasses import dataclass
 
 from torch import fx
 
+from .dialect import eager_call
 from .graph import map_arguments, tensor_operands
 from .program import value_type
 from .values import tensor_of
@@ -71,7 +72,9 @@ def _keys(calls: Sequence[fx.Node], detail: Callable[[fx.Node], Hashable]) -> li
     numbers: dict[Hashable, int] = {}
     result = []
     for node in calls:
-        arguments = repr(map_arguments(node, lambda _: "%"))
+        plain = map_arguments(node, lambda _: "%")
+        # Which function an eager call runs is like which weight an op reads: no part of what the block is.
+        arguments = repr(plain[0][:1] if node.target is eager_call else plain)
         key = (node.target, arguments, value_type(node), detail(node))
         result.append(numbers.setdefault(key, len(numbers)))
     return result

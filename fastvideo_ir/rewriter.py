@@ -8,6 +8,7 @@ from typing import Any, Protocol
 
 from torch import fx
 
+from .dialect import TransferOp
 from .errors import VerificationError
 from .infer import infer_type
 from .ops.registry import Trait, has_trait
@@ -146,10 +147,14 @@ class Rewriter:
         self.changes += 1
 
     def erase_dead(self) -> int:
-        """Remove calls whose results nobody uses; random ones stay, since they advance a generator."""
+        """Remove calls whose results nobody uses.
+
+        Random ones stay, since they advance a generator, and so do transfers, which other ranks wait for.
+        """
         count = 0
         for node in reversed(list(self.program.nodes)):
-            if node.op == "call_function" and not node.users and not has_trait(node, Trait.RANDOM):
+            needed = node.users or has_trait(node, Trait.RANDOM) or isinstance(node.target, TransferOp)
+            if node.op == "call_function" and not needed:
                 self.erase(node)
                 count += 1
         return count

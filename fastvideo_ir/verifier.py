@@ -9,6 +9,7 @@ from .block import Block
 from .collectives import Move
 from .diagnostics import node_error
 from .factors import FactorRule, Strategy, replicated
+from .first_rank import runs_on_first_rank
 from .graph import is_getitem, result_types, tensor_operands
 from .infer import infer_type
 from .ops.registry import of
@@ -69,6 +70,10 @@ def _verify_stage(program: Program, node: fx.Node) -> None:
             "stage",
             f"{op.name} may occur from {op.first.name} to {op.last.name}, not at {program.stage.name}",
         )
+    if program.rank and runs_on_first_rank(node):
+        raise node_error(
+            program, node, "first-rank", f"rank 0 runs it for all; this is the program of rank {program.rank}"
+        )
 
 
 def _verify_types(program: Program, node: fx.Node) -> None:
@@ -85,6 +90,9 @@ def _verify_types(program: Program, node: fx.Node) -> None:
         return
     if isinstance(node.target, dialect.TransferOp):
         _verify_transfer(program, node)
+        return
+    if node.target is dialect.eager_call:
+        _verify_eager_call(program, node)
         return
     if isinstance(node.target, Block):
         return  # its calls were checked before they were outlined
@@ -127,6 +135,17 @@ def _verify_transfer(program: Program, node: fx.Node) -> None:
             raise node_error(program, node, "transfer", f"a buffer of shape {found} where {expected} is moved")
 
 
+def _verify_eager_call(program: Program, node: fx.Node) -> None:
+    """Python sees whole tensors, and gives such; what it computes of them is its own affair."""
+    operands, function = node.args
+    if not isinstance(operands, (list, tuple)) or not isinstance(function, str):
+        raise node_error(program, node, "eager-call", "expected a list of operands and the name of a function")
+    if program.functions and function not in program.functions:
+        raise node_error(program, node, "eager-call", f"the program holds no function {function!r}")
+    if not isinstance(value_type(node), TupleType) or None in result_types(node):
+        raise node_error(program, node, "eager-call", f"it yields a row of tensors, the type says {value_type(node)}")
+
+
 def _verify_getitem(program: Program, node: fx.Node) -> None:
     source, index = node.args
     assert isinstance(source, fx.Node) and isinstance(index, int)
@@ -161,7 +180,9 @@ def _verify_placements(program: Program, node: fx.Node) -> None:
 
 
 def rule_of(node: fx.Node) -> FactorRule | None:
-    """The factor rule of a node; None where its op has none."""
+    """The factor rule of a node; None where its op has none, and where one rank runs it for all."""
+    if runs_on_first_rank(node):
+        return None
     op = of(node)
     return op.rule(node) if op and op.rule else None
 

@@ -1,13 +1,15 @@
 """``localize``: turns global shape arguments into those of one rank, and placement ops into local ops and transfers.
 
-Ranks may differ.
+Ranks may differ: what only rank 0 may run stands in its program alone, and the others receive the results.
 """
 
 from __future__ import annotations
 
 import fastvideo_ir as ir
+from fastvideo_ir.first_rank import runs_on_first_rank
 from fastvideo_ir.ops import RankView
 
+from .first_rank import keep_on_first_rank
 from .local_collectives import Expansion
 
 
@@ -31,6 +33,9 @@ class Localize(ir.Pass):
         for node in list(program.nodes):
             if isinstance(node.target, ir.dialect.PlacementOp):
                 Expansion(rewriter, node).expand()
+                continue
+            if runs_on_first_rank(node):
+                keep_on_first_rank(rewriter, node)
                 continue
             op = ir.ops.of(node)
             if op is None or op.localize is None:

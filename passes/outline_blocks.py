@@ -15,9 +15,11 @@ from torch import fx
 
 import fastvideo_ir as ir
 from fastvideo_ir.block import Block
+from fastvideo_ir.first_rank import runs_on_first_rank
 from fastvideo_ir.graph import is_getitem, map_arguments
 from fastvideo_ir.repeats import find_repeats
 from fastvideo_ir.types import TupleType
+from fastvideo_ir.values import tensor_of
 
 from ..backends import codegen
 
@@ -44,17 +46,23 @@ class OutlineBlocks(ir.Pass):
 
 
 def _stretches(program: ir.Program) -> list[list[fx.Node]]:
-    """Runs of calls between two cuts; transfers belong to none."""
+    """Runs of calls between two cuts. Transfers, random draws and Python belong to none: no kernel can hold them."""
     cuts = _cuts(program)
     result: list[list[fx.Node]] = [[]]
     for node in program.nodes:
         if node.op != "call_function":
             continue
-        if node in cuts or node.target in ir.dialect.TRANSFERS:
+        outside = _belongs_to_none(node)
+        if node in cuts or outside:
             result.append([])
-        if node.target not in ir.dialect.TRANSFERS:
+        if not outside:
             result[-1].append(node)
     return [stretch for stretch in result if stretch]
+
+
+def _belongs_to_none(node: fx.Node) -> bool:
+    maker, _ = tensor_of(node)
+    return maker.target in ir.dialect.TRANSFERS or runs_on_first_rank(maker)
 
 
 def _cuts(program: ir.Program) -> set[fx.Node]:

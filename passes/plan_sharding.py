@@ -20,6 +20,7 @@ from torch import fx
 
 import fastvideo_ir as ir
 from fastvideo_ir.factors import Strategy, replicated
+from fastvideo_ir.first_rank import runs_on_first_rank
 from fastvideo_ir.graph import is_getitem, result_types, tensor_operands
 from fastvideo_ir.ops.attention import attention_rule
 from fastvideo_ir.repeats import find_repeats
@@ -64,9 +65,8 @@ def plan_program(program: ir.Program, options: PlanSharding) -> float:
     """Plan every axis of the mesh, in place; the modelled seconds of one run.
 
     Raises:
-        ShardingError: a pinned axis divides nothing, or several ranks would draw random numbers.
+        ShardingError: a pinned axis divides nothing.
     """
-    _refuse_random_ops(program)
     _warn_of_unknown_ops(program)
     rewriter = ir.Rewriter(program, PlanSharding.name)
     settled: frozenset[str] = frozenset()
@@ -78,19 +78,6 @@ def plan_program(program: ir.Program, options: PlanSharding) -> float:
             _apply(rewriter, axis, plan.strategies)
         settled |= {axis}
     return seconds
-
-
-def _refuse_random_ops(program: ir.Program) -> None:
-    """Ranks have generators of their own: a value that they all draw would be another one on each."""
-    for node in program.nodes:
-        op = ir.ops.of(node)
-        if program.mesh.num_ranks > 1 and op is not None and ir.Trait.RANDOM in op.traits:
-            place = ir.info(node).location
-            raise ir.errors.ShardingError(
-                f"{ir.ops.target_name(node.target)}{f' ({place})' if place else ''} draws random numbers, "
-                f"and each of {program.mesh.num_ranks} ranks would draw others",
-                hint="pass the noise to the model as an input, or use one rank",
-            )
 
 
 class UnknownOpWarning(UserWarning):
@@ -107,7 +94,7 @@ def _warn_of_unknown_ops(program: ir.Program) -> None:
     for node in program.nodes:
         op = ir.ops.of(node)
         unknown = node.op == "call_function" and tensor_operands(node) and (op is None or op.rule is None)
-        if unknown and not is_getitem(node) and not isinstance(node.target, ir.dialect.PlacementOp):
+        if unknown and not (is_getitem(node) or runs_on_first_rank(node) or _only_moves(node)):
             name = ir.ops.target_name(node.target)
             if name not in _warned:
                 _warned.add(name)
@@ -118,6 +105,10 @@ def _warn_of_unknown_ops(program: ir.Program) -> None:
                     UnknownOpWarning,
                     stacklevel=2,
                 )
+
+
+def _only_moves(node: fx.Node) -> bool:
+    return isinstance(node.target, ir.dialect.PlacementOp)
 
 
 def plan_axis(program: ir.Program, axis: str, settled: frozenset[str], options: PlanSharding) -> Plan:

@@ -46,3 +46,10 @@ class MeshCommunicator:
         if len(ranks) > 1:
             self._groups.all_reduce_(ranks, torch.view_as_real(total) if total.is_complex() else total)
         return total
+
+    def broadcast(self, value: Tensor) -> Tensor:
+        """The value of rank 0, received in ``value`` itself elsewhere."""
+        value = value.contiguous()
+        if value.numel() and len(self._groups.everybody) > 1:
+            self._groups.broadcast(value)
+        return value

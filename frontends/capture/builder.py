@@ -9,6 +9,7 @@ import torch
 from torch import fx
 from torch.fx.node import Argument, map_aggregate
 
+from fastvideo_ir.first_rank import runs_on_first_rank
 from fastvideo_ir.program import DEVICE, Location, NodeInfo, Param, Program, Provenance, set_info
 from fastvideo_ir.types import DTYPE_NAMES, TensorType, TupleType, ValueType
 
@@ -54,13 +55,17 @@ class GraphBuilder:
         self._record(node, value, f"{target} at {self.location}")
         return node
 
-    def finish(self, results: list[fx.Node]) -> Program:
-        """A program that returns ``results``; dead code and unused weights go. Can be called several times."""
+    def finish(self, results: list[fx.Node], *, keep_draws: bool = True) -> Program:
+        """A program that returns ``results``; dead code and unused weights go. Can be called several times.
+
+        Args:
+            keep_draws: random ops stay even where nobody reads them, for the sake of those that follow.
+        """
         program = Program(self.graph, self._params).copy()
         by_name = {node.name: node for node in program.nodes}
         output = program.graph.output(tuple(by_name[result.name] for result in results))
         set_info(output, NodeInfo(None))
-        program.graph.eliminate_dead_code(is_impure_node=_must_stay)
+        program.graph.eliminate_dead_code(is_impure_node=_must_stay if keep_draws else _is_end)
         for node in program.param_nodes:
             if not node.users:
                 del program.params[node.name]
@@ -128,8 +133,10 @@ def _type_of(value: Any, what: str) -> ValueType:
     raise StrategyFailedError(f"{what} yields a {type(value).__name__}, which depends on the values of tensors")
 
 
+def _is_end(node: fx.Node) -> bool:
+    return node.op in ("placeholder", "output")
+
+
 def _must_stay(node: fx.Node) -> bool:
     """Inputs keep the call's arity, and random ops keep the order of random numbers."""
-    if node.op in ("placeholder", "output"):
-        return True
-    return isinstance(node.target, torch._ops.OpOverload) and torch.Tag.nondeterministic_seeded in node.target.tags
+    return _is_end(node) or runs_on_first_rank(node)

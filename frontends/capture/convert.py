@@ -81,7 +81,11 @@ def to_program(trace: Trace, paths: list[str], tensors: list[torch.Tensor], loca
     if escapes:
         readers, locations = zip(*escapes.values(), strict=True)
         guards = make_guards(
-            builder.finish([replaced.get(node, node) for node in escapes]), readers, locations, sources, tensors
+            builder.finish([replaced.get(node, node) for node in escapes], keep_draws=False),
+            readers,
+            locations,
+            sources,
+            tensors,
         )
     programs = [program, guards.program] if guards else [program]
     used = {param.source for each in programs for param in each.params.values()}

@@ -101,8 +101,17 @@ def capture(model: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any], *, 
         CaptureError: no strategy gave a program that equals the model; tells what each of them met.
     """
     # Tensors made in inference mode have no version counters, and tracers refuse them.
-    with torch.inference_mode(False), torch.no_grad(), _plain_modules(), python_state_kept(check_model(model)):
-        return _capture(model, args, kwargs, verify)
+    module = check_model(model)
+    with torch.inference_mode(False), torch.no_grad(), _plain_modules(), python_state_kept(module), _generators_kept():
+        return _capture(module, args, kwargs, verify)
+
+
+@contextmanager
+def _generators_kept() -> Iterator[None]:
+    """Puts the generators back that tracing has drawn from, so that the call draws what the model would have drawn."""
+    devices = range(torch.cuda.device_count()) if torch.cuda.is_initialized() else []
+    with torch.random.fork_rng(devices=devices):
+        yield
 
 
 @contextmanager
@@ -116,9 +125,8 @@ def _plain_modules() -> Iterator[None]:
         torch.backends.mha.set_fastpath_enabled(before)
 
 
-def _capture(model: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any], verify: bool) -> Captured:
+def _capture(module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any], verify: bool) -> Captured:
     started = time.perf_counter()
-    module = check_model(model)
     forward = inspect.signature(module.forward)
     owner = type(module).__name__
     call = bind(forward, owner, args, kwargs)

@@ -210,6 +210,66 @@ CODES = [
         """,
         "'sp' is not the innermost axis of dim 0 in f32[8@sp.tp]",
     ),
+    (
+        "placement-mismatch",
+        "placed mesh=(sp=2)",
+        """
+        %x : f32[4@sp] = input
+        %y : (f32[4@sp]) = fv.eager_call([%x], "experts")
+        return ()
+        """,
+        "(f32[4@sp]) -> (f32[4@sp]) breaks the op's rule over axis 'sp'",
+    ),
+    (
+        "placement-mismatch",
+        "placed mesh=(sp=2)",
+        """
+        %x : f32[4@sp] = input
+        %y : f32[4@sp] = aten.rand_like.default(%x)
+        return ()
+        """,
+        "(f32[4@sp]) -> f32[4@sp] breaks the op's rule over axis 'sp'",
+    ),
+    (
+        "first-rank",
+        "local mesh=(sp=2) rank=1",
+        """
+        %x : f32[4] = input
+        %y : (f32[4]) = fv.eager_call([%x], "experts")
+        return ()
+        """,
+        "rank 0 runs it for all; this is the program of rank 1",
+    ),
+    (
+        "eager-call",
+        "captured",
+        """
+        %x : f32[4] = input
+        %y : (f32[4]) = fv.eager_call(%x, "experts")
+        return ()
+        """,
+        "expected a list of operands and the name of a function",
+    ),
+    (
+        "eager-call",
+        "captured",
+        """
+        %x : f32[4] = input
+        %y : f32[4] = fv.eager_call([%x], "experts")
+        return ()
+        """,
+        "it yields a row of tensors, the type says f32[4]",
+    ),
+    (
+        "transfer",
+        "local mesh=(sp=2) rank=1",
+        """
+        %x : f32[4] = input
+        %y : f32[5] = fv.broadcast(%x)
+        return ()
+        """,
+        "a buffer of shape (4,) where (5,) is moved",
+    ),
 ]
 
 

@@ -6,10 +6,21 @@ import pytest
 import torch
 
 import fastvideo_ir as ir
+from fastvideo.passes.localize import localize
 from fastvideo.passes.plan_sharding import PlanSharding
 from fastvideo_ir.errors import ShardingError
 
-from .running import assert_same_numbers, collectives, count, program, run_passes
+from .running import (
+    assert_close,
+    assert_same_numbers,
+    collectives,
+    count,
+    program,
+    random_values,
+    run_passes,
+    run_ranks,
+    run_whole,
+)
 
 
 @torch.library.custom_op("fvtest::no_rule", mutates_args=())
@@ -183,19 +194,25 @@ def test_axis_that_divides_nothing_is_refused() -> None:
     assert "in pass plan-sharding" in caught.value.__notes__
 
 
-def test_random_numbers_that_each_rank_would_draw_anew_are_refused() -> None:
+def test_random_numbers_are_drawn_once_and_sent_to_all_ranks() -> None:
     text = """
+        %w : f32[64, 64] = param "w" parameter
         %x : f32[1, 301, 64] = input
-        %noise : f32[1, 301, 64] = aten.rand_like.default(%x)
-        %y : f32[1, 301, 64] = aten.add.Tensor(%x, %noise)
-        return (%y)"""
-    with pytest.raises(ShardingError) as caught:
-        run_passes(program(text, mesh="sp=2"), PLANNED)
-    assert str(caught.value) == (
-        "aten.rand_like.default draws random numbers, and each of 2 ranks would draw others "
-        "(pass the noise to the model as an input, or use one rank)"
-    )
-    run_passes(program(text, mesh="sp=1"), PLANNED)
+        %y : f32[1, 301, 64] = aten.linear.default(%x, %w)
+        %noise : f32[1, 301, 64] = aten.rand_like.default(%y)
+        %z : f32[1, 301, 64] = aten.add.Tensor(%y, %noise)
+        return (%z)"""
+    before = program(text, mesh="sp=2, tp=2")
+    after = run_passes(before, PLANNED)
+    values = random_values(before)
+    torch.manual_seed(3)
+    expected = run_whole(before, values)
+    torch.manual_seed(3)
+    for outputs in run_ranks(after, values):
+        assert_close(outputs, expected)
+    locals_ = [localize(after, rank) for rank in range(4)]
+    assert [count(local, torch.ops.aten.rand_like.default) for local in locals_] == [1, 0, 0, 0]
+    assert [count(local, ir.dialect.broadcast) for local in locals_] == [1, 1, 1, 1]
 
 
 def test_mesh_of_one_rank_needs_no_exchange() -> None:

@@ -85,6 +85,8 @@ def compile(
     for name in invariant:
         if name not in arguments:
             raise UnknownNameError(f"argument of {type(module).__name__}.forward", name, arguments)
+    if isinstance(parallel, Parallel):
+        parallel.check_names(inspect.signature(module.forward), type(module).__name__)
     settings = resolve_settings(num_gpus, parallel, attention_backend, executor, device, passes, invariant, verify)
     return CompiledModel(module, settings)
 
@@ -270,12 +272,14 @@ class CompiledModel:
         start = time.perf_counter()
         settings = self._settings
         place = next((p.device for p in self._model.parameters()), settings.device)
+        if settings.parallel is not None:
+            settings.parallel.check_inputs(call.paths, call.tensors)
         args, kwargs = call.arguments([tensor.to(place) for tensor in call.tensors])
         self._versions = self._read_versions()
         captured = self._with_own_constants(capture(self._model, tuple(args), kwargs, verify=settings.verify))
         program = captured.program.copy()
         if settings.parallel is not None:
-            program.mesh = settings.parallel.mesh
+            settings.parallel.annotate(program, captured.call.paths)
         timing = Timing()
         watchers: list[Instrument] = [timing]
         if settings.dump:

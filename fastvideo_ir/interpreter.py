@@ -20,7 +20,8 @@ from . import dialect
 from .block import Block
 from .errors import InvalidArgumentError
 from .graph import map_arguments, on_device
-from .program import Program, Stage
+from .program import Program, Stage, tensor_type
+from .types import local_slice
 
 
 class Communicator(Protocol):
@@ -223,13 +224,20 @@ def _run(
     for node in program.nodes:
         if node.op == "placeholder":
             param = program.params.get(node.name)
-            values[node] = params[param.source] if param else next(remaining_inputs)
+            values[node] = params[param.source] if param else _input(program, node, next(remaining_inputs))
         elif node.op == "call_function":
             values[node] = yield from _step(program, node, values, device)
             for operand in set(node.all_input_nodes):
                 if last_use[operand] is node:
                     del values[operand]
     return [values[value] if isinstance(value, fx.Node) else value for value in program.output_values]
+
+
+def _input(program: Program, node: fx.Node, value: Tensor) -> Tensor:
+    """What this rank takes of an input; callers give it whole."""
+    if program.rank is None:
+        return value
+    return local_slice(value, tensor_type(node), program.mesh, program.coordinates)
 
 
 def _step(

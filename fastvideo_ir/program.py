@@ -73,12 +73,14 @@ class NodeInfo:
         provenance: which pass made it.
         uses: the types in which it wants its tensor operands, where those may still differ from the operands' own.
             Set by ``plan-sharding``, honoured and cleared by ``insert-reshards``.
+        pinned: for an input, the mesh axes along which its type is the user's choice; no pass may change it there.
     """
 
     type: ValueType | None
     location: Location | None = None
     provenance: Provenance | None = None
     uses: tuple[TensorType, ...] | None = None
+    pinned: tuple[str, ...] = ()
 
 
 class ParamKind(enum.Enum):

@@ -12,8 +12,8 @@ from .dialect import TransferOp
 from .errors import VerificationError
 from .infer import infer_type
 from .ops.registry import Trait, has_trait
-from .program import NodeInfo, Program, Provenance, info, set_info, set_type, value_type
-from .types import TensorType, TupleType, ValueType
+from .program import NodeInfo, Program, Provenance, info, set_info, set_type, tensor_type, value_type
+from .types import Placement, TensorType, TupleType, ValueType
 
 
 class RewriteListener(Protocol):
@@ -133,6 +133,13 @@ class Rewriter:
     def set_uses(self, node: fx.Node, uses: tuple[TensorType, ...] | None) -> None:
         """Record, or clear, the types in which ``node`` wants its operands."""
         set_info(node, replace(info(node), uses=uses))
+
+    def pin(self, node: fx.Node, axis: str, placement: Placement) -> None:
+        """Fix where an input lives along ``axis``."""
+        known = info(node)
+        pinned = tuple(dict.fromkeys((*known.pinned, axis)))
+        set_info(node, replace(known, type=tensor_type(node).with_placement(axis, placement), pinned=pinned))
+        self.changes += 1
 
     def set_outputs(self, values: Sequence[Any]) -> None:
         """Let the program return ``values``."""

@@ -79,6 +79,8 @@ def print_node(node: fx.Node, program: Program, *, locations: bool = True) -> st
         body = f"{target_name(node.target)}({', '.join(arguments)})"
     if known.uses is not None:
         body += " uses(" + ", ".join(str(use) for use in known.uses) + ")"
+    if known.pinned:
+        body += f" pinned({', '.join(known.pinned)})"
     if locations and known.location:
         place = known.location
         body += f" loc({json.dumps(place.module)} {json.dumps(place.file)}:{place.line})"
@@ -187,6 +189,7 @@ def _parse_info(type_text: str, rest: str) -> NodeInfo:
     uses: tuple[TensorType, ...] | None = None
     location: Location | None = None
     provenance: Provenance | None = None
+    pinned: tuple[str, ...] = ()
     rest = rest.strip()
     while rest:
         if rest.startswith("uses("):
@@ -194,6 +197,9 @@ def _parse_info(type_text: str, rest: str) -> NodeInfo:
             parsed = parse_type(f"({inner})") if inner else None
             elements = getattr(parsed, "elements", ()) if parsed else ()
             uses = tuple(element for element in elements if element is not None)
+        elif found := re.match(r"pinned\((\w+(?:, \w+)*)\)", rest):
+            pinned = tuple(found[1].split(", "))
+            rest = rest[found.end() :]
         elif found := re.match(r'loc\(("(?:[^"\\]|\\.)*") ("(?:[^"\\]|\\.)*"):(\d+)\)', rest):
             location = Location(json.loads(found[1]), json.loads(found[2]), int(found[3]))
             rest = rest[found.end() :]
@@ -201,9 +207,9 @@ def _parse_info(type_text: str, rest: str) -> NodeInfo:
             provenance = Provenance(json.loads(found[1]), tuple((found[2] or "").split()))
             rest = rest[found.end() :]
         else:
-            raise ParseError(f"unexpected text {rest!r}; expected uses(...), loc(...) or by(...)")
+            raise ParseError(f"unexpected text {rest!r}; expected uses(...), pinned(...), loc(...) or by(...)")
         rest = rest.strip()
-    return NodeInfo(parse_type(type_text), location, provenance, uses)
+    return NodeInfo(parse_type(type_text), location, provenance, uses, pinned)
 
 
 def _enclosed(text: str) -> tuple[str, str]:

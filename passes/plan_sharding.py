@@ -29,7 +29,7 @@ from fastvideo_ir.values import tensor_of
 
 from .planner.candidates import Candidates, Rules
 from .planner.cost import CostModel, Hardware, Work, largest_local_numel
-from .planner.policy import POLICIES, AxisPolicy
+from .planner.policy import policy_of, refuse_small_batch
 from .planner.search import Plan, Search
 
 FIRST_THRESHOLD = 8
@@ -67,6 +67,7 @@ def plan_program(program: ir.Program, options: PlanSharding) -> float:
     Raises:
         ShardingError: a pinned axis divides nothing.
     """
+    refuse_small_batch(program.mesh, [ir.tensor_type(node).shape for node in program.input_nodes])
     _warn_of_unknown_ops(program)
     rewriter = ir.Rewriter(program, PlanSharding.name)
     settled: frozenset[str] = frozenset()
@@ -113,11 +114,8 @@ def _only_moves(node: fx.Node) -> bool:
 
 def plan_axis(program: ir.Program, axis: str, settled: frozenset[str], options: PlanSharding) -> Plan:
     """The cheapest strategies of all calls along ``axis``."""
-    policy = POLICIES.get(axis, AxisPolicy())
     rules = Rules(program)
-    if policy.batch_only:
-        _check_batch(program, axis)
-    candidates = Candidates(program, policy, rules)
+    candidates = Candidates(program, axis, rules)
     hardware = _at_scale(program, options.hardware, settled) if options.pinned else options.hardware
     model = CostModel(hardware, program.mesh, axis, settled)
     calls = list(rules.of)
@@ -126,7 +124,7 @@ def plan_axis(program: ir.Program, axis: str, settled: frozenset[str], options: 
     for node in calls:
         rule = rules.of[node]
         found = rules.strategies(rule, candidates.around(node)) if rule else []
-        found = _allowed(program, node, found, policy, works[node])
+        found = _allowed(program, node, found, axis, works[node])
         strategies[node] = [replicated(len(tensor_operands(node)), result_types(node)), *found]
     repeats = find_repeats(
         calls, lambda node: node.name in program.params, lambda node: (id(rules.of[node]), works[node])
@@ -145,18 +143,6 @@ def plan_axis(program: ir.Program, axis: str, settled: frozenset[str], options: 
         threshold /= 4
 
 
-def _check_batch(program: ir.Program, axis: str) -> None:
-    parts = program.mesh.size(axis)
-    largest = max(
-        (ir.tensor_type(node).shape[0] for node in program.input_nodes if ir.tensor_type(node).shape), default=1
-    )
-    if largest < parts:
-        raise ir.errors.ShardingError(
-            f"axis {axis!r} splits the batch over {parts} ranks, but the inputs have a batch of {largest}",
-            hint=f"use {axis}={largest} or less",
-        )
-
-
 def _refuse_idle(plan: Plan, works: dict[fx.Node, Work], axis: str, parts: int) -> None:
     counted = any(work.flops for work in works.values())  # without a matmul, time stands in for FLOPs
     size = {node: float(work.flops) if counted else work.seconds for node, work in works.items()}
@@ -166,7 +152,7 @@ def _refuse_idle(plan: Plan, works: dict[fx.Node, Work], axis: str, parts: int) 
         raise ir.errors.ShardingError(
             f"axis {axis!r} of {parts} ranks divides only {divided / total:.0%} of the program's "
             f"{'FLOPs' if counted else 'work'}",
-            hint="the inputs have too few tokens, heads or batch entries for it; use fewer ranks or another axis",
+            hint=f"there are too few {policy_of(axis).needs} for it; use fewer ranks or another axis",
         )
 
 
@@ -214,10 +200,10 @@ def _at_scale(program: ir.Program, hardware: Hardware, settled: frozenset[str]) 
     return replace(hardware, latency=min(hardware.latency, LATENCY_SHARE * largest / hardware.link_bandwidth))
 
 
-def _allowed(
-    program: ir.Program, node: fx.Node, strategies: list[Strategy], policy: AxisPolicy, work: Work
-) -> list[Strategy]:
+def _allowed(program: ir.Program, node: fx.Node, strategies: list[Strategy], axis: str, work: Work) -> list[Strategy]:
+    policy = policy_of(axis)
     operands = tensor_operands(node)
+    stays_whole = [axis in ir.info(o).pinned and ir.tensor_type(o).placement(axis) == ir.Replicate() for o in operands]
     is_param = [operand.op == "placeholder" and operand.name in program.params for operand in operands]
     kinds = [ir.tensor_type(operand) for operand in operands]
     results = result_types(node)
@@ -233,14 +219,19 @@ def _allowed(
             continue
         if policy.divided_matmuls_shard_params and work.flops and strategy.divided and ir.Replicate() in weights:
             continue
+        if any(p != ir.Replicate() for p, pinned in zip(strategy.operands, stays_whole, strict=True) if pinned):
+            continue
         placed = [*zip(kinds, strategy.operands, strict=True), *zip(results, strategy.results, strict=True)]
         if all(kind is None or p is None or _fits(kind, p) for kind, p in placed):
-            allowed.append(replace(strategy, divided=_left_to_divide(program, strategy, placed)))
+            allowed.append(replace(strategy, divided=_left_to_divide(program, axis, strategy, placed)))
     return allowed
 
 
 def _left_to_divide(
-    program: ir.Program, strategy: Strategy, placed: list[tuple[ir.TensorType | None, ir.Placement | None]]
+    program: ir.Program,
+    axis: str,
+    strategy: Strategy,
+    placed: list[tuple[ir.TensorType | None, ir.Placement | None]],
 ) -> ir.Layout | None:
     """What settled axes leave of the layout that the strategy divides; None where that is one unit a segment."""
     layout = strategy.divided
@@ -249,7 +240,7 @@ def _left_to_divide(
             continue
         settled = kind.dims[placement.dim]
         if settled is not None:
-            parts = math.prod(program.mesh.size(axis) for axis in settled.axes)
+            parts = math.prod(program.mesh.size(other) for other in settled.axes if other != axis)
             left = [ir.Segment(-(-s.size // s.unit // parts) * s.unit, s.unit) for s in layout.segments]
             return ir.Layout(tuple(left)) if any(s.size > s.unit for s in left) else None
     return layout

@@ -17,7 +17,7 @@ from fastvideo_ir.graph import is_getitem, result_types, tensor_operands
 from fastvideo_ir.values import Value, tensor_of
 from fastvideo_ir.verifier import rule_of
 
-from .policy import AxisPolicy
+from .policy import policy_of
 
 KEPT = 4
 MOST_SEGMENTS = 8
@@ -81,9 +81,10 @@ def _spread(rule: ir.FactorRule, tensor: int, dim: int, layout: ir.Layout) -> li
 class Candidates:
     """Candidate layouts of every dim of every value in a program, for one axis."""
 
-    def __init__(self, program: ir.Program, policy: AxisPolicy, rules: Rules) -> None:
+    def __init__(self, program: ir.Program, axis: str, rules: Rules) -> None:
         self._rules = rules
-        self._policy = policy
+        self._axis = axis
+        self._policy = policy_of(axis)
         self._layouts: dict[Value, list[Layouts]] = {}
         for node in program.nodes:
             if node.op == "output" or is_getitem(node):
@@ -94,7 +95,7 @@ class Candidates:
         self._values = {node: self._values_of(node) for node in rules.of}
         forward = list(rules.of)
         for sweep in range(MOST_SWEEPS):
-            backward = sweep % 2 == 1 and not policy.batch_only
+            backward = sweep % 2 == 1 and not self._policy.batch_only
             changed = [self._visit(node) for node in (reversed(forward) if backward else forward)]
             if sweep and not any(changed):
                 break
@@ -103,6 +104,9 @@ class Candidates:
         settled = kind.dims[dim]
         if kind.shape[dim] < 2:
             return ()
+        if self._axis in ir.info(node).pinned:
+            placement = kind.placement(self._axis)
+            return (placement.layout,) if isinstance(placement, ir.Shard) and placement.dim == dim else ()
         if self._policy.batch_only:
             is_input = node.op == "placeholder" and node.name not in program.params
             if not is_input or dim != 0:

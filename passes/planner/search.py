@@ -144,7 +144,8 @@ class Search:
         live = [(node, 0) for node in self._program.input_nodes if (node, 0) in self._last_use]
         for value in live:
             self._tables[value] = ValueTable(ir.tensor_type(value[0]))
-        frontier = Frontier(0, live, {(1,) * len(live): (0.0, -1, -1)})
+        held = tuple(1 << self._tables[value].index(self._held(value[0])) for value in live)
+        frontier = Frontier(0, live, {held: (0.0, -1, -1)})
         steps: list[Step] = []
         history: list[list[Record]] = []
         for repeat in self._repeats:
@@ -152,6 +153,11 @@ class Search:
             frontier = self._walk_blocks(frontier, repeat, steps, history)
         frontier = self._walk(frontier, len(self._nodes), steps, history)
         return self._trace(steps, history, frontier)
+
+    def _held(self, node: fx.Node) -> ir.Placement:
+        """Where an input lives at first: on every rank, unless the user has placed it."""
+        kind, axis = ir.tensor_type(node), self._model.axis
+        return kind.placement(axis) if axis in ir.info(node).pinned else ir.Replicate()
 
     def _walk(self, at: Frontier, stop: int, steps: list[Step], history: list[list[Record]]) -> Frontier:
         """Take the nodes up to position ``stop``."""

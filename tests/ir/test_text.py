@@ -20,7 +20,7 @@ program stage=placed mesh=(cfg=2, sp=4) {
   %w : f32[96, 96] = param "proj.weight" parameter
   %freqs : c64[105, 8] = param "rope.\\"freqs\\"" buffer
   %c : i64[] = param "lifted 0" constant
-  %x : f32[2, 105, 96] = input
+  %x : f32[2, 105, 96] = input pinned(cfg, sp)
   %x_sp : f32[2@cfg, 105@sp, 96] = fv.reshard(%x) by("insert-reshards" from x)
   %y : f32[2@cfg, 105@sp, 96] = aten.linear.default(%x_sp, %w) loc("blocks.0.proj" "a dir/model.py":12)
   %y_1 : f32[2@cfg, 105@sp, 96] = aten.add.Tensor(%y, %y, alpha=2) loc("" "":0) by("fuse")
@@ -53,6 +53,7 @@ def test_parsed_program_is_what_the_text_says() -> None:
     assert provenance is not None
     assert (provenance.by, provenance.sources) == ("p", ("first", "y_1"))
     assert info(nodes["z"]).uses == (info(nodes["z"]).type,)
+    assert (info(nodes["x"]).pinned, info(nodes["z"]).pinned) == (("cfg", "sp"), ())
     assert nodes["a"].kwargs["device"] == DEVICE
     assert nodes["a"].kwargs["dtype"] is torch.float32
     assert program.output_values[2:4] == (None, 3)
@@ -159,7 +160,7 @@ BAD_LINES = [
     ("%x : f32[4] = aten.relu.default(blue)", "unexpected 'blue'"),
     (
         "%x : f32[4] = aten.relu.default(%a) at line 3",
-        "unexpected text 'at line 3'; expected uses(...), loc(...) or by(...)",
+        "unexpected text 'at line 3'; expected uses(...), pinned(...), loc(...) or by(...)",
     ),
     ("%x : f32[4] = aten.relu.default(%a) uses(f32[4]", "unbalanced brackets"),
     ("%lambda : f32[4] = input", "%lambda is not a name that a graph can hold"),

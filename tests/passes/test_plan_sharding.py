@@ -189,7 +189,7 @@ def test_axis_that_divides_nothing_is_refused() -> None:
         run_passes(before, PLANNED)
     assert str(caught.value) == (
         "axis 'sp' of 2 ranks divides only 0% of the program's FLOPs "
-        "(the inputs have too few tokens, heads or batch entries for it; use fewer ranks or another axis)"
+        "(there are too few tokens, heads or batch entries for it; use fewer ranks or another axis)"
     )
     assert "in pass plan-sharding" in caught.value.__notes__
 

@@ -16,8 +16,10 @@ if TYPE_CHECKING:
     from .backends.attention import AttentionBackend, AttentionSite, No, Yes
     from .compiler import CompiledModel, Parallel, compile
     from .extension import register_attention_backend, register_op, register_pass
+    from .runtime.pipeline import StepInfo
     from .sampling_param import SamplingParam
-    from .video_generator import VideoGenerator, VideoResult
+    from .video_generator import VideoGenerator
+    from .video_result import VideoResult
 
 _HOMES = {
     "AttentionBackend": ".backends.attention",
@@ -31,8 +33,9 @@ _HOMES = {
     "Rewriter": "fastvideo_ir",
     "SamplingParam": ".sampling_param",
     "Stage": "fastvideo_ir",
+    "StepInfo": ".runtime.pipeline",
     "VideoGenerator": ".video_generator",
-    "VideoResult": ".video_generator",
+    "VideoResult": ".video_result",
     "Yes": ".backends.attention",
     "compile": ".compiler",
     "register_attention_backend": ".extension",
@@ -54,6 +57,7 @@ __all__ = [
     "Rewriter",
     "SamplingParam",
     "Stage",
+    "StepInfo",
     "VideoGenerator",
     "VideoResult",
     "Yes",

@@ -3,16 +3,16 @@
 from __future__ import annotations
 
 import inspect
+import logging
 import os
 import threading
-from collections.abc import Mapping
-from contextlib import ExitStack
-from dataclasses import dataclass, field, replace
-from pathlib import Path
+from collections.abc import Mapping, Sequence
+from contextlib import ExitStack, suppress
+from dataclasses import asdict, replace
+from importlib.metadata import PackageNotFoundError, version
 from types import TracebackType
-from typing import Any, Self
+from typing import Any, Self, overload
 
-import numpy as np
 import torch
 
 import fastvideo_ir as ir
@@ -21,44 +21,19 @@ from .compiler import Parallel, compile
 from .frontends import loading
 from .frontends.families import Family
 from .runtime.devices import resolve_device
-from .runtime.pipeline import ComposedPipeline, GenerationRequest
-from .runtime.pipeline.output_file import check_output
+from .runtime.pipeline import ComposedPipeline, GenerationRequest, StepCallback
+from .runtime.pipeline.output_file import OutputPlace, check_output
 from .runtime.pipeline.output_file import save_video as save_frames
 from .runtime.pipeline.progress import progress_view
-from .runtime.pipeline.prompt_file import read_prompt
+from .runtime.pipeline.prompt_file import read_prompts
 from .runtime.pipeline.validate import validate_request
 from .sampling_param import SamplingParam, resolve_request
+from .video_result import VideoResult
 
+_LOG = logging.getLogger(__name__)
 PathOrId = str | os.PathLike[str]
 DType = str | torch.dtype
 _DTYPES = {str(d).removeprefix("torch."): d for d in (torch.float64, torch.float32, torch.bfloat16, torch.float16)}
-
-
-@dataclass(frozen=True)
-class VideoResult:
-    """One generated video.
-
-    Attributes:
-        prompt: what was asked.
-        path: the mp4, or None if it was not (or could not be) saved.
-        save_error: why it could not be saved where it was asked to be, otherwise None.
-        frames: ``(frames, height, width, 3)``, uint8, RGB; kept if asked for, or if saving failed.
-        latents: ``(1, channels, latent frames, latent height, latent width)``, float32; kept if asked for.
-        seed: seed of the initial noise, drawn or given.
-        fps: frames per second.
-        seconds: wall time per stage.
-        step_seconds: wall time of each denoising step.
-    """
-
-    prompt: str
-    path: Path | None
-    save_error: str | None
-    frames: np.ndarray | None = field(repr=False)
-    latents: torch.Tensor | None = field(repr=False)
-    seed: int
-    fps: float
-    seconds: Mapping[str, float] = field(repr=False)
-    step_seconds: tuple[float, ...] = field(repr=False)
 
 
 class VideoGenerator:
@@ -142,64 +117,115 @@ class VideoGenerator:
             composed = ComposedPipeline(pipeline, components, place)
             return cls(pipeline=composed, resources=resources.pop_all())
 
+    @overload
+    def generate_video(self, prompt: str, **options: Any) -> VideoResult: ...
+
+    @overload
+    def generate_video(self, prompt: Sequence[str], **options: Any) -> list[VideoResult]: ...
+
+    @overload
+    def generate_video(self, prompt: None = None, **options: Any) -> VideoResult | list[VideoResult]: ...
+
     def generate_video(
         self,
-        prompt: str | None = None,
+        prompt: str | Sequence[str] | None = None,
         *,
         sampling_param: SamplingParam | None = None,
         prompt_path: PathOrId | None = None,
         output_path: PathOrId = "outputs",
+        output_format: str | None = None,
         save_video: bool = True,
         return_frames: bool = False,
         return_latents: bool = False,
         progress: bool = True,
+        on_step: StepCallback | None = None,
         **overrides: Any,
-    ) -> VideoResult:
-        """Generate one video.
+    ) -> VideoResult | list[VideoResult]:
+        """Generate one video, or one for each of several prompts.
 
         Args:
-            prompt: what to show.
+            prompt: what to show. A list of texts makes a list of videos.
             sampling_param: parameters; keywords go before them.
-            prompt_path: a text file that holds the prompt, in place of ``prompt``.
-            output_path: folder for the mp4, or its name if it ends in ``.mp4``. A file that exists is not
-                written over: the new one gets a number.
-            save_video: whether to write the mp4.
+            prompt_path: a text file that holds the prompt, in place of ``prompt``; several lines are several prompts.
+            output_path: folder for the file, or its name if it ends in ``.mp4``, ``.gif`` or ``.png``. A file that
+                exists is not written over: the new one gets a number.
+            output_format: ``"mp4"``, ``"gif"``, or ``"png"`` for a folder of frames. None is what the ending of
+                ``output_path`` says, and mp4 for a folder.
+            save_video: whether to write a file.
             return_frames: whether to keep the frames in the result.
             return_latents: whether to keep the denoised latents in the result.
             progress: whether to show a progress bar, if stderr is a terminal.
+            on_step: called with a :class:`StepInfo` after each denoising step; the generation is cancelled if it
+                returns False.
             overrides: fields of :class:`SamplingParam`, such as ``height``, ``num_frames``, ``seed``.
 
+        Returns:
+            One result; a list of them, in order, for a list or a file of several prompts. Then the failure of one
+            prompt is reported in its result's ``error`` and in the log, and the others are made all the same.
+
         Raises:
-            InvalidArgumentError: the pipeline cannot serve this request; nothing was computed.
+            InvalidArgumentError: the pipeline cannot serve this request, or one of these; nothing was computed.
             UnknownNameError: a keyword is no sampling parameter; names the nearest.
+            GenerationCancelledError: ``on_step`` returned False, also where there are more prompts.
             FastVideoError: a stage failed; a lost rank is a WorkerError.
         """
         context = self._pipeline.context
-        request = _resolve(context.pipeline, prompt, sampling_param, prompt_path, overrides)
-        validate_request(request, context.pipeline)
-        place = check_output(output_path) if save_video else None
+        prompts, is_several = _prompts(prompt, prompt_path)
+        requests = [_resolve(context.pipeline, text, sampling_param, overrides) for text in prompts]
+        for request in requests:
+            validate_request(request, context.pipeline)
+        places = [check_output(output_path, output_format, r.num_frames) if save_video else None for r in requests]
+        results: list[VideoResult] = []
+        for number, (request, place) in enumerate(zip(requests, places, strict=True), 1):
+            try:
+                made = self._generate(request, place, return_frames, return_latents, progress, on_step)
+            except ir.errors.GenerationCancelledError:
+                raise
+            except Exception as error:
+                if not is_several:
+                    raise
+                _LOG.error("prompt %d of %d failed: %s: %s", number, len(requests), type(error).__name__, error)
+                made = VideoResult(request.prompt, request.seed, request.fps, error=error)
+            results.append(made)
+        return results if is_several else results[0]
+
+    def _generate(
+        self,
+        request: GenerationRequest,
+        place: OutputPlace | None,
+        return_frames: bool,
+        return_latents: bool,
+        progress: bool,
+        on_step: StepCallback | None,
+    ) -> VideoResult:
         with self._lock, progress_view(progress) as view:
             self._refuse_closed()
-            state = self._pipeline.run(request, view)
+            state = self._pipeline.run(request, view, on_step)
         assert state.frames is not None
-        saved = save_frames(state.frames, request.fps, request.prompt, place) if place else None
+        saved = (
+            save_frames(state.frames, request.fps, request.prompt, place, self._metadata(request)) if place else None
+        )
         keep_frames = return_frames or (saved is not None and saved.path is None)
         return VideoResult(
             prompt=request.prompt,
+            seed=request.seed,
+            fps=request.fps,
             path=saved.path if saved else None,
             save_error=saved.error if saved else None,
             frames=state.frames if keep_frames else None,
             latents=state.latents if return_latents else None,
-            seed=request.seed,
-            fps=request.fps,
             seconds=state.seconds,
             step_seconds=tuple(state.step_seconds),
         )
 
+    def _metadata(self, request: GenerationRequest) -> dict[str, Any]:
+        """What a file says of itself; enough to make the same video again."""
+        return {**asdict(request), "model": str(self._pipeline.context.pipeline.path), "versions": _versions()}
+
     @staticmethod
     def check_request(
         path: PathOrId,
-        prompt: str | None = None,
+        prompt: str | Sequence[str] | None = None,
         *,
         sampling_param: SamplingParam | None = None,
         prompt_path: PathOrId | None = None,
@@ -211,7 +237,8 @@ class VideoGenerator:
             As :meth:`from_pretrained` for the folder, and as :meth:`generate_video` for the request.
         """
         pipeline = loading.open_pipeline(path, weights=False)
-        validate_request(_resolve(pipeline, prompt, sampling_param, prompt_path, overrides), pipeline)
+        for text in _prompts(prompt, prompt_path)[0]:
+            validate_request(_resolve(pipeline, text, sampling_param, overrides), pipeline)
 
     def explain(self) -> str:
         """What the compiler did with each compiled component."""
@@ -242,18 +269,35 @@ class VideoGenerator:
             )
 
 
+def _prompts(prompt: str | Sequence[str] | None, prompt_path: PathOrId | None) -> tuple[Sequence[str | None], bool]:
+    """The prompts, or None for the one that the sampling parameters hold; and whether the result is a list."""
+    if prompt is not None and prompt_path is not None:
+        raise ir.errors.InvalidArgumentError("both a prompt and a prompt file were given", hint="give one of them")
+    if prompt_path is not None:
+        prompts = read_prompts(prompt_path)
+        return prompts, len(prompts) > 1
+    if isinstance(prompt, list | tuple):
+        if not prompt:
+            raise ir.errors.InvalidArgumentError("the list of prompts is empty", hint="say in words what to show")
+        return prompt, True
+    return [prompt], False  # type: ignore[list-item]  # anything else is refused by the checks of a request
+
+
 def _resolve(
     pipeline: loading.PipelineFolder,
     prompt: str | None,
     sampling_param: SamplingParam | None,
-    prompt_path: PathOrId | None,
     overrides: Mapping[str, Any],
 ) -> GenerationRequest:
-    if prompt is not None and prompt_path is not None:
-        raise ir.errors.InvalidArgumentError("both a prompt and a prompt file were given", hint="give one of them")
-    if prompt_path is not None:
-        prompt = read_prompt(prompt_path)
     return resolve_request(pipeline.family.defaults, sampling_param, {"prompt": prompt, **overrides})
+
+
+def _versions() -> dict[str, str]:
+    found = {}
+    for package in ("fastvideo-ir", "torch", "diffusers", "transformers"):
+        with suppress(PackageNotFoundError):  # run from a source tree, ours is not installed
+            found[package] = version(package)
+    return found
 
 
 def _refuse_unknown(unknown: Mapping[str, Any]) -> None:

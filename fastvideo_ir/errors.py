@@ -68,3 +68,7 @@ class WorkerError(FastVideoError):
 
 class PipelineLoadError(FastVideoError):
     """A folder is not a pipeline that can be loaded, or one of its files is missing or damaged."""
+
+
+class GenerationCancelledError(FastVideoError):
+    """A callback asked a generation to stop."""

@@ -1,4 +1,4 @@
-"""``fastvideo generate``: one video from a prompt."""
+"""``fastvideo generate``: a video from a prompt, or one from each line of a file."""
 
 from __future__ import annotations
 
@@ -11,14 +11,14 @@ import typer
 
 from .options import DEBUG, PARALLEL, as_parallel
 
-OWN = {"model", "prompt_file", "output", "progress"}
+OWN = {"model", "prompt_file", "output", "output_format", "progress"}
 """Options that are no arguments of the generator; entries of a config file like all the others."""
 
 
 def generate(
     model: Annotated[str | None, typer.Option(help="Pipeline folder in Diffusers layout, or hub id.")] = None,
     prompt: Annotated[str | None, typer.Option(help="What the video shows.")] = None,
-    prompt_file: Annotated[Path | None, typer.Option(help="Text file that holds the prompt.")] = None,
+    prompt_file: Annotated[Path | None, typer.Option(help="Text file with a prompt on each line.")] = None,
     negative_prompt: Annotated[str | None, typer.Option(help="What to avoid.")] = None,
     config: Annotated[
         Path | None, typer.Option(help="YAML or JSON file with any of these options; the command line goes before it.")
@@ -35,7 +35,8 @@ def generate(
     guidance_scale: Annotated[float | None, typer.Option(help="Guidance; 1 or less turns it off.")] = None,
     flow_shift: Annotated[float | None, typer.Option(help="Flow shift of the scheduler.")] = None,
     seed: Annotated[int | None, typer.Option(help="Seed of the noise; drawn if left out.")] = None,
-    output: Annotated[Path | None, typer.Option(help="Folder for the mp4, or its name; 'outputs' if left out.")] = None,
+    output: Annotated[Path | None, typer.Option(help="Folder for the file, or its name; 'outputs' if left out.")] = None,
+    output_format: Annotated[str | None, typer.Option(help="mp4, gif, or png for a folder of frames.")] = None,
     device: Annotated[str | None, typer.Option(help="cuda or cpu; found if left out.")] = None,
     dtype: Annotated[str | None, typer.Option(help="Dtype of all weights, such as bfloat16.")] = None,
     attention_backend: Annotated[str | None, typer.Option(help="Attention backend to use.")] = None,
@@ -44,7 +45,7 @@ def generate(
     progress: Annotated[bool | None, typer.Option(help="Show a progress bar on a terminal.")] = None,
     debug: DEBUG = False,
 ) -> None:
-    """Generate one video from a prompt."""
+    """Generate a video from a prompt, or one from each line of a file."""
     options = {k: v for k, v in locals().items() if k not in ("config", "debug") and v is not None}
 
     from fastvideo_ir.errors import InvalidArgumentError
@@ -70,11 +71,19 @@ def generate(
         request["prompt_path"] = options["prompt_file"]
     place = Path(options.get("output", "outputs"))
     VideoGenerator.check_request(model, **request)  # before gigabytes of weights are loaded
-    check_output(place)
+    check_output(place, options.get("output_format"), options.get("num_frames"))
     settings: dict[str, Any] = {name: value for name, value in options.items() if name in loading}
     with VideoGenerator.from_pretrained(model, **settings) as generator:
-        video = generator.generate_video(**request, output_path=place, progress=options.get("progress", True))
-    if video.path is None:
+        made = generator.generate_video(
+            **request,
+            output_path=place,
+            output_format=options.get("output_format"),
+            progress=options.get("progress", True),
+        )
+    videos = made if isinstance(made, list) else [made]
+    for video in videos:
+        if video.path is not None:
+            times = ", ".join(f"{name} {seconds:.1f} s" for name, seconds in video.seconds.items() if seconds >= 0.05)
+            typer.echo(f"{video.path}  (seed {video.seed}; {times})")
+    if any(video.path is None for video in videos):
         raise typer.Exit(1)  # why is in the log already
-    times = ", ".join(f"{name} {seconds:.1f} s" for name, seconds in video.seconds.items() if seconds >= 0.05)
-    typer.echo(f"{video.path}  (seed {video.seed}; {times})")

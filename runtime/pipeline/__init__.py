@@ -5,5 +5,14 @@ from __future__ import annotations
 from .composed import ComposedPipeline
 from .stage import Stage, StageContext
 from .state import GenerationRequest, GenerationState
+from .steps import StepCallback, StepInfo
 
-__all__ = ["ComposedPipeline", "GenerationRequest", "GenerationState", "Stage", "StageContext"]
+__all__ = [
+    "ComposedPipeline",
+    "GenerationRequest",
+    "GenerationState",
+    "Stage",
+    "StageContext",
+    "StepCallback",
+    "StepInfo",
+]

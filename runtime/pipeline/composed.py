@@ -13,6 +13,7 @@ from .progress import NO_PROGRESS, Progress
 from .registry import STAGES
 from .stage import Stage, StageContext
 from .state import GenerationRequest, GenerationState
+from .steps import StepCallback
 
 
 class ComposedPipeline:
@@ -54,14 +55,17 @@ class ComposedPipeline:
         order = [*names[:at], name, *names[at:]]
         self.stages = {key: stage if key == name else self.stages[key] for key in order}
 
-    def run(self, request: GenerationRequest, progress: Progress = NO_PROGRESS) -> GenerationState:
+    def run(
+        self, request: GenerationRequest, progress: Progress = NO_PROGRESS, on_step: StepCallback | None = None
+    ) -> GenerationState:
         """Run all stages; the state that comes back holds the latents, the frames and the times.
 
         Raises:
             InvalidArgumentError: the request is one the models cannot serve.
+            GenerationCancelledError: ``on_step`` returned False.
             FastVideoError: a stage failed, or made something that cannot be right.
         """
-        state = GenerationState(request, progress)
+        state = GenerationState(request, progress, on_step)
         # no_grad and not inference_mode: compiled programs look at version counters, which the latter drops.
         with torch.no_grad():
             for name, stage in self.stages.items():

@@ -29,8 +29,7 @@ class DenoiseStage(Stage):
             noise = self._predict(state.latents, timestep, state.text, state.request.guidance_scale)
             state.latents = scheduler.step(noise, timestep, state.latents, return_dict=False)[0]
             self.synchronize()
-            state.step_seconds.append(time.perf_counter() - start)
-            state.progress.step(state.step_seconds[-1])
+            state.step_done(timestep, time.perf_counter() - start)
 
     def _predict(self, latents: torch.Tensor, timestep: torch.Tensor, text: torch.Tensor, scale: float) -> torch.Tensor:
         """The denoiser's output for one sample, guided if ``text`` is a batch of two."""

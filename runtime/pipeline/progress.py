@@ -1,4 +1,4 @@
-"""Progress of a generation: the stage, the step, and the time per step."""
+"""Progress of a generation: the stage, the step, the time per step, what remains, and the memory in use."""
 
 from __future__ import annotations
 
@@ -7,6 +7,8 @@ from contextlib import contextmanager
 from types import TracebackType
 from typing import Protocol, Self
 
+import psutil
+import torch
 from rich.console import Console
 from rich.progress import (
     BarColumn,
@@ -52,6 +54,7 @@ class RichProgress:
             TextColumn("{task.fields[pace]}"),
             TimeElapsedColumn(),
             TimeRemainingColumn(),
+            TextColumn("{task.fields[memory]}"),
             console=console,
             disable=not console.is_terminal,
         )
@@ -67,11 +70,19 @@ class RichProgress:
         self._bar.stop()
 
     def stage(self, name: str, steps: int) -> None:
-        self._task = self._bar.add_task(name, total=steps, pace="")
+        self._task = self._bar.add_task(name, total=steps, pace="", memory="")
 
     def step(self, seconds: float) -> None:
         if self._task is not None:
-            self._bar.update(self._task, advance=1, pace=f"{seconds:.2f} s/step")
+            self._bar.update(self._task, advance=1, pace=f"{seconds:.2f} s/step", memory=_memory_in_use())
+
+
+def _memory_in_use() -> str:
+    """Of this rank's GPU, or of this process where there is none."""
+    if torch.cuda.is_available():
+        free, total = torch.cuda.mem_get_info()
+        return f"{(total - free) / 2**30:.1f} of {total / 2**30:.0f} GiB"
+    return f"{psutil.Process().memory_info().rss / 2**30:.1f} GiB"
 
 
 @contextmanager

@@ -1,4 +1,4 @@
-"""A prompt that is kept in a text file."""
+"""Prompts that are kept in a text file."""
 
 from __future__ import annotations
 
@@ -8,11 +8,11 @@ from pathlib import Path
 import fastvideo_ir as ir
 
 
-def read_prompt(prompt_path: str | os.PathLike[str]) -> str:
-    """The one prompt of a UTF-8 text file: one line that is not blank.
+def read_prompts(prompt_path: str | os.PathLike[str]) -> list[str]:
+    """The prompts of a UTF-8 text file: one a line; blank lines are left out.
 
     Raises:
-        InvalidArgumentError: the file cannot be read, is empty, or holds more than one prompt.
+        InvalidArgumentError: the file cannot be read, or holds none.
     """
     path = Path(prompt_path).expanduser()
     try:
@@ -27,10 +27,5 @@ def read_prompt(prompt_path: str | os.PathLike[str]) -> str:
         ) from error
     prompts = [line.strip() for line in text.splitlines() if line.strip()]
     if not prompts:
-        raise ir.errors.InvalidArgumentError(f"the prompt file '{path}' is empty", hint="write the prompt on one line")
-    if len(prompts) > 1:
-        raise ir.errors.InvalidArgumentError(
-            f"the prompt file '{path}' holds {len(prompts)} prompts, one line each; one is expected",
-            hint="write the prompt on one line",
-        )
-    return prompts[0]
+        raise ir.errors.InvalidArgumentError(f"the prompt file '{path}' is empty", hint="write a prompt on each line")
+    return prompts

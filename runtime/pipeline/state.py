@@ -7,7 +7,10 @@ from dataclasses import dataclass, field
 import numpy as np
 import torch
 
+import fastvideo_ir as ir
+
 from .progress import NO_PROGRESS, Progress
+from .steps import StepCallback, StepInfo
 
 
 @dataclass(frozen=True)
@@ -50,6 +53,7 @@ class GenerationState:
     Attributes:
         request: what is asked for.
         progress: told of stages and steps.
+        on_step: called after each denoising step.
         text: text embeddings ``(1, tokens, dim)``, or ``(2, tokens, dim)`` with guidance: the prompt, then
             the negative prompt.
         timesteps: ``(steps,)``, in the dtype in which the scheduler gives them.
@@ -61,9 +65,26 @@ class GenerationState:
 
     request: GenerationRequest
     progress: Progress = NO_PROGRESS
+    on_step: StepCallback | None = None
     text: torch.Tensor | None = None
     timesteps: torch.Tensor | None = None
     latents: torch.Tensor | None = None
     frames: np.ndarray | None = None
     seconds: dict[str, float] = field(default_factory=dict)
     step_seconds: list[float] = field(default_factory=list)
+
+    def step_done(self, timestep: torch.Tensor, seconds: float) -> None:
+        """A denoising step has set the latents: tell whoever listens.
+
+        Raises:
+            GenerationCancelledError: the callback returned False.
+        """
+        assert self.latents is not None
+        self.step_seconds.append(seconds)
+        self.progress.step(seconds)
+        if self.on_step is None:
+            return
+        step, num_steps = len(self.step_seconds), self.request.num_inference_steps
+        answer = self.on_step(StepInfo(step, num_steps, float(timestep), seconds, self.latents))
+        if answer is False:
+            raise ir.errors.GenerationCancelledError(f"cancelled by the callback after step {step} of {num_steps}")

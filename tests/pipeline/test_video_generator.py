@@ -12,13 +12,14 @@ import torch
 
 import fastvideo_ir as ir
 from fastvideo.frontends import loading
-from fastvideo.runtime.pipeline import output_file
+from fastvideo.runtime.pipeline import StepInfo, output_file
+from fastvideo.runtime.pipeline.metadata import read_metadata
 from fastvideo.sampling_param import SamplingParam
 
 from .compiled import run_python
 from .small_request import SMALL
 from .test_parity import distance, reference_latents
-from .test_video import decode, full_disk
+from .test_video import FULL, decode
 
 if TYPE_CHECKING:
     from fastvideo import VideoGenerator
@@ -67,6 +68,47 @@ def test_result(generator: VideoGenerator, tmp_path: Path) -> None:
     assert len(video.step_seconds) == 4
 
 
+def test_file_says_how_it_was_made(generator: VideoGenerator, tmp_path: Path) -> None:
+    path = generate(generator, save_video=True, output_path=tmp_path / "a.gif", num_inference_steps=1).path
+    told = read_metadata(path)
+    again = {name: told[name] for name in (*SMALL, "fps", "max_sequence_length")}
+    assert again == {**SMALL, "num_inference_steps": 1, "fps": 16, "max_sequence_length": 512}
+    assert set(told["versions"]) >= {"torch", "diffusers"}
+
+
+def test_several_prompts(generator: VideoGenerator, tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    """A prompt that fails half way is reported; those before and after it are made, each as if it were alone."""
+    file = tmp_path / "prompts.txt"
+    file.write_text("a cat\n\na dog\na bird\n")
+    steps: list[StepInfo] = []
+
+    def fail_in_the_second(info: StepInfo) -> None:
+        steps.append(info)
+        if len(steps) == 6:
+            raise RuntimeError("out of luck")
+
+    options = {"prompt": None, "prompt_path": file, "save_video": True, "output_path": tmp_path}
+    cat, dog, bird = generate(generator, **options, on_step=fail_in_the_second)
+    assert [info.step for info in steps] == [1, 2, 3, 4, 1, 2, 1, 2, 3, 4] and steps[0].num_steps == 4
+    assert steps[0].timestep > steps[1].timestep and steps[3].latents is cat.latents
+    assert dog.prompt == "a dog" and dog.path is None and "out of luck" in str(dog.error)
+    assert "prompt 2 of 3 failed: RuntimeError: out of luck" in caplog.text
+    assert cat.path == tmp_path / "a-cat.mp4" and bird.path == tmp_path / "a-bird.mp4" and bird.error is None
+    alone = generate(generator, prompt="a bird").latents
+    assert distance(bird.latents, alone) < 1e-6 < 1e-3 < distance(bird.latents, cat.latents)
+    assert isinstance(generate(generator, prompt=["a cat"], num_inference_steps=1), list)
+    with pytest.raises(ir.errors.InvalidArgumentError, match="the prompt is empty"):  # before the first one starts
+        generate(generator, prompt=["a cat", " "], on_step=lambda info: pytest.fail("a step ran"))
+
+
+def test_callback_cancels(generator: VideoGenerator, tmp_path: Path) -> None:
+    options = {"save_video": True, "output_path": tmp_path}
+    with pytest.raises(ir.errors.GenerationCancelledError, match="cancelled by the callback after step 2 of 4"):
+        generate(generator, **options, prompt=["a cat", "a dog"], on_step=lambda info: info.step < 2)
+    assert list(tmp_path.iterdir()) == []
+    assert generate(generator, **options, on_step=lambda info: None).path is not None
+
+
 def test_seed(generator: VideoGenerator) -> None:
     drawn = generate(generator, seed=None, num_inference_steps=1)
     again = generate(generator, seed=drawn.seed, num_inference_steps=1)
@@ -80,7 +122,7 @@ def test_explain(generator: VideoGenerator) -> None:
 
 
 def test_full_disk_keeps_the_frames(folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(output_file.save_video, "__defaults__", (full_disk,))
+    monkeypatch.setitem(output_file.FORMATS, "mp4", FULL)
     with make(folder) as generator:
         video = generate(generator, save_video=True, output_path=tmp_path, num_inference_steps=1)
     assert video.path is None and video.frames is not None and video.frames.shape == (9, 48, 80, 3)

@@ -35,7 +35,9 @@ def generate(
     guidance_scale: Annotated[float | None, typer.Option(help="Guidance; 1 or less turns it off.")] = None,
     flow_shift: Annotated[float | None, typer.Option(help="Flow shift of the scheduler.")] = None,
     seed: Annotated[int | None, typer.Option(help="Seed of the noise; drawn if left out.")] = None,
-    output: Annotated[Path | None, typer.Option(help="Folder for the file, or its name; 'outputs' if left out.")] = None,
+    output: Annotated[
+        Path | None, typer.Option(help="Folder for the file, or its name; 'outputs' if left out.")
+    ] = None,
     output_format: Annotated[str | None, typer.Option(help="mp4, gif, or png for a folder of frames.")] = None,
     device: Annotated[str | None, typer.Option(help="cuda or cpu; found if left out.")] = None,
     dtype: Annotated[str | None, typer.Option(help="Dtype of all weights, such as bfloat16.")] = None,

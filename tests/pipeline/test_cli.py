@@ -9,6 +9,7 @@ import pytest
 import yaml
 
 from fastvideo.frontends import loading
+from fastvideo.runtime.pipeline.metadata import read_metadata
 
 from .compiled import run_python
 from .test_video import decode
@@ -233,3 +234,15 @@ def test_as_a_process(tmp_path: Path) -> None:
         done = run_python(["-c", script, *words], tmp_path)
         assert done.returncode == status and text in done.stdout + done.stderr, (words, done)
         assert done.stderr.count("\n") == (status != 0)
+
+
+def test_a_file_of_prompts_in_another_format(folder: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    (tmp_path / "prompts.txt").write_text("a cat\na dog\n", encoding="utf-8")
+    words = ["--model", str(folder), "--prompt-file", str(tmp_path / "prompts.txt"), "--output", str(tmp_path / "out")]
+    assert run_cli(*words, *SMALL, "--steps", "1", "--output-format", "gif", "--device", "cpu") == 0
+    lines = capsys.readouterr().out.splitlines()
+    files = [tmp_path / "out" / name for name in ("a-cat.gif", "a-dog.gif")]
+    assert [line.split("  ")[0] for line in lines] == [str(file) for file in files]
+    assert [read_metadata(file)["prompt"] for file in files] == ["a cat", "a dog"]
+    assert run_cli(*words, *SMALL, "--output-format", "webm") == 2
+    assert "unknown output_format 'webm'; known: gif, mp4, png" in capsys.readouterr().err

@@ -17,6 +17,7 @@ import fastvideo_ir as ir
 from fastvideo_ir.errors import CaptureError, FastVideoError, InvalidArgumentError, UnknownNameError
 from fastvideo_ir.pass_manager import Dump, Instrument, Timing
 
+from .comparison import Comparison, compare
 from .extension import check_importable, load_plugins, worker_plugins
 from .frontends.capture import Captured, Signature, capture
 from .frontends.capture.checks import check_model
@@ -124,14 +125,7 @@ class CompiledModel:
             WorkerError: a rank died, raised or hung; the next call starts the ranks anew.
         """
         with self._lock, torch.no_grad():
-            self._refuse_if_unusable()
-            call = bind(inspect.signature(self._model.forward), type(self._model).__name__, args, kwargs)
-            for tensor, path in zip(call.tensors, call.paths, strict=True):
-                if tensor.is_meta:
-                    raise InvalidArgumentError(f"argument {path!r} is on the meta device: it has no values")
-            self._revive()
-            found = self._specialization(call)
-            inputs = found.captured.call.flatten(args, kwargs)
+            found, inputs = self._prepared(args, kwargs)
             outputs = found.executor.run(inputs)
             place = inputs[0].device if inputs else self._settings.device
             on_inputs = [value.to(place) if isinstance(value, Tensor) else value for value in outputs]
@@ -147,6 +141,27 @@ class CompiledModel:
         settings = self._settings
         state = "closed" if self._closed else f"{len(self.programs)} signatures compiled"
         return f"<compiled {type(self._model).__name__}, {settings.num_ranks} ranks ({settings.executor}), {state}>"
+
+    def compare_exact(self, *args: Any, **kwargs: Any) -> Comparison:
+        """Call the model as it is compiled, and once more without any approximation, on the same inputs.
+
+        The exact program keeps everything else: ranks, division of the work, code generator. It is made for this call
+        and dropped behind it; on GPUs its weights take their room beside the approximate ones for that time.
+
+        Returns:
+            The error of every output; str() of it is a small table.
+
+        Raises:
+            As calls do.
+        """
+        with self._lock, torch.no_grad():
+            found, inputs = self._prepared(args, kwargs)
+            approximate = found.executor.run(inputs)
+            passes = self._passes()
+            program = self._planned(found.captured, [kept for step in passes if (kept := step.exact()) is not None])
+            with self._executor(program, found.captured.params) as executor:
+                exact = executor.run(inputs)
+            return compare([name for step in passes if (name := step.approximates) is not None], approximate, exact)
 
     @property
     def programs(self) -> list[ir.Program]:
@@ -202,6 +217,17 @@ class CompiledModel:
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
         self.close()
+
+    def _prepared(self, args: tuple[Any, ...], kwargs: dict[str, Any]) -> tuple[Specialization, list[Tensor]]:
+        """What serves a call, compiled if need be, and the call's flat inputs."""
+        self._refuse_if_unusable()
+        call = bind(inspect.signature(self._model.forward), type(self._model).__name__, args, kwargs)
+        for tensor, path in zip(call.tensors, call.paths, strict=True):
+            if tensor.is_meta:
+                raise InvalidArgumentError(f"argument {path!r} is on the meta device: it has no values")
+        self._revive()
+        found = self._specialization(call)
+        return found, found.captured.call.flatten(args, kwargs)
 
     def _refuse_if_closed(self) -> None:
         if self._closed:
@@ -277,15 +303,25 @@ class CompiledModel:
         args, kwargs = call.arguments([tensor.to(place) for tensor in call.tensors])
         self._versions = self._read_versions()
         captured = self._with_own_constants(capture(self._model, tuple(args), kwargs, verify=settings.verify))
-        program = captured.program.copy()
-        if settings.parallel is not None:
-            settings.parallel.annotate(program, captured.call.paths)
         timing = Timing()
         watchers: list[Instrument] = [timing]
         if settings.dump:
             number = sum(map(len, self._specializations.values()))
             watchers.append(Dump(settings.dump if number == 0 else settings.dump / f"signature-{number}"))
-        ir.run_passes(program, resolve_pipeline(settings.passes, settings.target), watchers)
+        program = self._planned(captured, self._passes(), watchers)
+        executor = self._executor(program, captured.params)
+        return Specialization(captured, program, executor, timing, time.perf_counter() - start)
+
+    def _passes(self) -> list[ir.Pass]:
+        return resolve_pipeline(self._settings.passes, self._settings.target)
+
+    def _planned(self, captured: Captured, passes: list[ir.Pass], watchers: Sequence[Instrument] = ()) -> ir.Program:
+        """The captured program after ``passes``, ready for the ranks."""
+        settings = self._settings
+        program = captured.program.copy()
+        if settings.parallel is not None:
+            settings.parallel.annotate(program, captured.call.paths)
+        ir.run_passes(program, passes, watchers)
         if program.stage < ir.Stage.COMMUNICATING and program.mesh.num_ranks > 1:
             raise InvalidArgumentError(
                 f"the passes leave the program at stage {program.stage.name}; ranks need COMMUNICATING",
@@ -296,8 +332,7 @@ class CompiledModel:
                 f"the passes leave the program with {program.mesh}, but it is compiled for {settings.num_ranks} ranks",
                 hint="keep choose-mesh among the passes, or pin the division with parallel=Parallel(...)",
             )
-        executor = self._executor(program, captured.params)
-        return Specialization(captured, program, executor, timing, time.perf_counter() - start)
+        return program
 
     def _with_own_constants(self, captured: Captured) -> Captured:
         """Constants that the tracer lifted get names of their own, since every signature has others."""

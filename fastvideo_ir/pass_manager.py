@@ -41,6 +41,15 @@ class Pass:
         """Change ``program`` in place, through a :class:`~fastvideo_ir.rewriter.Rewriter`."""
         raise NotImplementedError
 
+    @property
+    def approximates(self) -> str | None:
+        """What this pass changes beyond rounding, in the words of a setting; None where it changes nothing."""
+        return None if self.preserves_numerics else str(self)
+
+    def exact(self) -> Pass | None:
+        """The pass that stands here in the exact program; None for one that is left out of it."""
+        return self if self.preserves_numerics else None
+
     def __str__(self) -> str:
         options = [
             f"{f.name}={getattr(self, f.name)}"

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import torch
 
 import fastvideo_ir as ir
@@ -22,6 +24,17 @@ class SelectAttentionBackend(ir.Pass):
 
     backend: str = attention.AUTO
     device: str = "cpu"
+
+    @property
+    def approximates(self) -> str | None:
+        return None if self._is_exact else f"attention_backend={self.backend}"
+
+    def exact(self) -> SelectAttentionBackend:
+        return self if self._is_exact else replace(self, backend=attention.AUTO)
+
+    @property
+    def _is_exact(self) -> bool:
+        return self.backend == attention.AUTO or attention.named(self.backend).exact
 
     def run(self, program: ir.Program) -> None:
         rewriter = ir.Rewriter(program, self.name)

@@ -22,7 +22,7 @@ from typing import TypeAlias
 
 from .errors import ShardingError
 from .layout import Layout
-from .types import Partial, Placement, Replicate, Shard
+from .types import Partial, Placement, Replicate, Shard, TensorType
 
 
 class FactorKind(enum.Enum):
@@ -32,6 +32,8 @@ class FactorKind(enum.Enum):
     """Iterations do not depend on each other."""
     SUM = "sum"
     """Iterations are summed: sharded, it leaves a partial sum."""
+    STATISTIC = "statistic"
+    """Iterations meet in small statistics alone: sharded, the op is run as its expansion, which reduces just these."""
     WHOLE = "whole"
     """Every rank needs all of it."""
 
@@ -177,7 +179,8 @@ class FactorRule:
             if placement is None:
                 return None
             results.append(Partial() if summed else placement)
-        return Strategy(tuple(operands), tuple(results), self._divided(assignment))
+        expanded = any(self.factors[index].kind is FactorKind.STATISTIC for index in assignment)
+        return Strategy(tuple(operands), tuple(results), self._divided(assignment), expanded)
 
     def _placement(self, tensor: TensorExpr, assignment: Assignment) -> Placement | None:
         try:
@@ -230,11 +233,15 @@ class Strategy:
         operands: the placement that each operand must have.
         results: the placement that each result then has.
         divided: the layout whose pieces say how much of the work each rank does; None where every rank does all.
+        expanded: whether the op must be run as its expansion.
+        statistics: what the ranks then reduce inside of it, where a planner has asked for that.
     """
 
     operands: tuple[Placement, ...]
     results: tuple[Placement | None, ...]
     divided: Layout | None = None
+    expanded: bool = False
+    statistics: tuple[TensorType, ...] = ()
 
     def largest_share(self, parts: int) -> float:
         """Fraction of the op's work that the busiest of ``parts`` ranks does."""
@@ -273,6 +280,10 @@ class RuleBuilder:
 
     def summed(self, size: int) -> DimExpr:
         return self.factor(size, FactorKind.SUM)
+
+    def statistic(self, size: int) -> DimExpr:
+        """Only for ops with an expansion."""
+        return self.factor(size, FactorKind.STATISTIC)
 
     def dims(self, sizes: Sequence[int]) -> list[DimExpr]:
         """A parallel factor per dim."""

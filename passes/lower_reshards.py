@@ -7,6 +7,7 @@ import operator
 from torch import fx
 
 import fastvideo_ir as ir
+from fastvideo_ir.expansion import is_expanded
 from fastvideo_ir.types import TupleType
 
 
@@ -20,6 +21,11 @@ class LowerReshards(ir.Pass):
     def run(self, program: ir.Program) -> None:
         rewriter = ir.Rewriter(program, self.name)
         for node in list(program.nodes):
+            if is_expanded(node):
+                raise ir.errors.InvalidArgumentError(  # its pieces alone would give the statistics of each piece
+                    f"{ir.ops.target_name(node.target)} works along a sharded dim and has not been expanded",
+                    hint="let 'expand-statistics' run before 'lower-reshards'",
+                )
             if node.target is ir.dialect.reshard:
                 (source,) = node.args
                 assert isinstance(source, fx.Node)

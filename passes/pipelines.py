@@ -17,6 +17,7 @@ from fastvideo_ir.errors import InvalidArgumentError, UnknownNameError
 
 from .canonicalize import Canonicalize
 from .choose_mesh import ChooseMesh
+from .expand_statistics import ExpandStatistics
 from .fuse_linear_gelu import FuseLinearGelu
 from .insert_reshards import InsertReshards
 from .lower_reshards import LowerReshards
@@ -52,6 +53,7 @@ def default_pipeline(target: Target) -> list[ir.Pass]:
         ChooseMesh(ranks=target.ranks),
         PlanSharding(),
         InsertReshards(),
+        ExpandStatistics(),
         LowerReshards(),
         PackCollectives(),
     ]

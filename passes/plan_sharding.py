@@ -31,6 +31,7 @@ from .planner.candidates import Candidates, Rules
 from .planner.cost import CostModel, Hardware, Work, largest_local_numel
 from .planner.policy import policy_of, refuse_small_batch
 from .planner.search import Plan, Search
+from .planner.statistics import Statistics
 
 FIRST_THRESHOLD = 8
 """Ops with at least this fraction (one over it) of the largest op's FLOPs are always divided."""
@@ -121,10 +122,11 @@ def plan_axis(program: ir.Program, axis: str, settled: frozenset[str], options: 
     calls = list(rules.of)
     works = {node: model.work(node) for node in calls}
     strategies: dict[fx.Node, list[Strategy]] = {}
+    statistics = Statistics(program.mesh, axis)
     for node in calls:
         rule = rules.of[node]
         found = rules.strategies(rule, candidates.around(node)) if rule else []
-        found = _allowed(program, node, found, axis, works[node])
+        found = _allowed(program, node, found, axis, works[node], statistics)
         strategies[node] = [replicated(len(tensor_operands(node)), result_types(node)), *found]
     repeats = find_repeats(
         calls, lambda node: node.name in program.params, lambda node: (id(rules.of[node]), works[node])
@@ -200,7 +202,9 @@ def _at_scale(program: ir.Program, hardware: Hardware, settled: frozenset[str]) 
     return replace(hardware, latency=min(hardware.latency, LATENCY_SHARE * largest / hardware.link_bandwidth))
 
 
-def _allowed(program: ir.Program, node: fx.Node, strategies: list[Strategy], axis: str, work: Work) -> list[Strategy]:
+def _allowed(
+    program: ir.Program, node: fx.Node, strategies: list[Strategy], axis: str, work: Work, statistics: Statistics
+) -> list[Strategy]:
     policy = policy_of(axis)
     operands = tensor_operands(node)
     stays_whole = [axis in ir.info(o).pinned and ir.tensor_type(o).placement(axis) == ir.Replicate() for o in operands]
@@ -223,7 +227,8 @@ def _allowed(program: ir.Program, node: fx.Node, strategies: list[Strategy], axi
             continue
         placed = [*zip(kinds, strategy.operands, strict=True), *zip(results, strategy.results, strict=True)]
         if all(kind is None or p is None or _fits(kind, p) for kind, p in placed):
-            allowed.append(replace(strategy, divided=_left_to_divide(program, axis, strategy, placed)))
+            divided = _left_to_divide(program, axis, strategy, placed)
+            allowed.append(replace(strategy, divided=divided, statistics=statistics.of(node, strategy)))
     return allowed
 
 

@@ -9,6 +9,7 @@ from fastvideo_ir.errors import InvalidArgumentError
 
 from .canonicalize import Canonicalize
 from .choose_mesh import ChooseMesh
+from .expand_statistics import ExpandStatistics
 from .fuse_linear_gelu import FuseLinearGelu
 from .insert_reshards import InsertReshards
 from .lower_reshards import LowerReshards
@@ -28,6 +29,7 @@ BUILT_IN: tuple[type[ir.Pass], ...] = (
     ChooseMesh,
     PlanSharding,
     InsertReshards,
+    ExpandStatistics,
     LowerReshards,
     PackCollectives,
 )

@@ -10,10 +10,10 @@ from torch import fx
 from torch.utils.flop_counter import flop_registry
 
 from ..factors import DimExpr, FactorRule, RuleBuilder
-from ..graph import bind, operand_type, result_types, tensor_operands
+from ..graph import bind, dim_index, operand_type, result_types, tensor_operands
 from ..program import tensor_type
 from ..types import TensorType
-from .registry import LocalizeFunction, OpDef, RankView, RuleFunction, Trait, registry
+from .registry import ExpansionFunction, LocalizeFunction, OpDef, RankView, RuleFunction, Trait, registry
 
 aten = torch.ops.aten
 
@@ -32,12 +32,13 @@ def define(
     traits: Iterable[Trait] = (),
     localize: LocalizeFunction | None = None,
     flops: Callable[[fx.Node], int] | None = None,
+    expansion: ExpansionFunction | None = None,
 ) -> None:
     """Register ATen overloads, given as ``"linear.default mm.default"``, with one rule."""
     for name in names.split() if isinstance(names, str) else names:
         target = resolve(name)
         if target is not None:
-            registry.register(OpDef(target, f"aten.{name}", frozenset(traits), rule, localize, flops))
+            registry.register(OpDef(target, f"aten.{name}", frozenset(traits), rule, localize, flops, expansion))
 
 
 def operand_shapes(node: fx.Node) -> list[tuple[int, ...]]:
@@ -52,6 +53,16 @@ def result_shape(node: fx.Node) -> tuple[int, ...]:
 
 def present_results(node: fx.Node) -> list[TensorType | None]:
     return list(result_types(node))
+
+
+def reduced_dims(node: fx.Node, rank: int) -> set[int]:
+    """The dims that a reduction, a softmax or a scan works along; all where its arguments name none."""
+    arguments = bind(node)
+    given = next((arguments[name] for name in ("dim", "dims") if name in arguments), None)
+    if given is None:
+        return set(range(rank))
+    dims: Iterable[int] = [given] if isinstance(given, int) else given
+    return {dim_index(dim, rank) for dim in dims} or set(range(rank))
 
 
 def broadcast(shape: Sequence[int], out: Sequence[DimExpr], out_shape: Sequence[int]) -> list[DimExpr]:

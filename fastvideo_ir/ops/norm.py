@@ -9,17 +9,18 @@ from torch import fx
 
 from ..factors import FactorRule, RuleBuilder, product
 from ..graph import bind, operand_type, tensor_operands
+from . import statistics
 from .define import define, operand_shapes, or_empty
 from .registry import RankView
 
 
 def norm_rule(node: fx.Node) -> FactorRule:
-    """``layer_norm`` and ``rms_norm``: the normalized trailing dims are whole, weight and bias cover just those."""
+    """``layer_norm`` and ``rms_norm``: over the trailing dims, which weight and bias cover."""
     shapes = operand_shapes(node)
     normalized = len(bind(node)["normalized_shape"])
     builder = RuleBuilder()
     batch = builder.dims(shapes[0][: len(shapes[0]) - normalized])
-    channels = [builder.whole(size) for size in shapes[0][len(shapes[0]) - normalized :]]
+    channels = [builder.statistic(size) for size in shapes[0][len(shapes[0]) - normalized :]]
     operands = [[*batch, *channels], *([*channels] for _ in shapes[1:])]
     return builder.rule(operands, [[*batch, *channels]])
 
@@ -35,13 +36,13 @@ def native_layer_norm_rule(node: fx.Node) -> FactorRule:
 
 
 def group_norm_rule(node: fx.Node) -> FactorRule:
-    """``b (g c) …``: groups are parallel; a group spans its channels and all positions, so these are whole."""
+    """``b (g c) …``: groups are parallel; statistics are taken over a group's channels and all positions."""
     shapes = operand_shapes(node)
     groups = bind(node)["num_groups"]
     builder = RuleBuilder()
     batch = builder.factor(shapes[0][0])
-    channels = product(builder.factor(groups), builder.whole(shapes[0][1] // groups))
-    operand = [batch, channels, *(builder.whole(size) for size in shapes[0][2:])]
+    channels = product(builder.factor(groups), builder.statistic(shapes[0][1] // groups))
+    operand = [batch, channels, *(builder.statistic(size) for size in shapes[0][2:])]
     return builder.rule([operand, *([channels] for _ in shapes[1:])], [operand])
 
 
@@ -57,7 +58,7 @@ def localize_group_norm(node: fx.Node, rank: RankView) -> tuple[Any, tuple[Any, 
 
 
 def channel_norm_rule(node: fx.Node) -> FactorRule | None:
-    """``batch_norm`` and ``instance_norm``: channels are parallel; what statistics are taken over is whole.
+    """``batch_norm`` and ``instance_norm``: channels are parallel; of what is normalized over, statistics are enough.
 
     None where running statistics are updated, which no functional program can do.
     """
@@ -68,12 +69,15 @@ def channel_norm_rule(node: fx.Node) -> FactorRule | None:
     if counting and arguments["running_mean"] is not None:
         return None
     builder = RuleBuilder()
+    counted = builder.whole if batched else builder.statistic
     kinds = [counting and batched, False, *[counting] * (len(shape) - 2)]
-    dims = [builder.whole(size) if whole else builder.factor(size) for size, whole in zip(shape, kinds, strict=True)]
+    dims = [counted(size) if over else builder.factor(size) for size, over in zip(shape, kinds, strict=True)]
     return builder.rule([dims, *([dims[1]] for _ in channels)], [dims])
 
 
-define("layer_norm.default rms_norm.default", norm_rule)
-define("native_layer_norm.default", native_layer_norm_rule)
-define("group_norm.default", group_norm_rule, localize=localize_group_norm)
-define("batch_norm.default instance_norm.default", channel_norm_rule, localize=or_empty)
+define("layer_norm.default", norm_rule, expansion=statistics.layer_norm)
+define("rms_norm.default", norm_rule, expansion=statistics.rms_norm)
+define("native_layer_norm.default", native_layer_norm_rule, expansion=statistics.layer_norm)
+define("group_norm.default", group_norm_rule, localize=localize_group_norm, expansion=statistics.group_norm)
+define("instance_norm.default", channel_norm_rule, localize=or_empty, expansion=statistics.group_norm)
+define("batch_norm.default", channel_norm_rule, localize=or_empty)

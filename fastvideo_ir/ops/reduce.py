@@ -1,24 +1,15 @@
-"""Reductions, softmax, scans and sorts: what is reduced is whole unless the reduction is a plain sum."""
+"""Reductions, softmax, scans and sorts: what is reduced is whole unless the reduction is, or follows from, a sum."""
 
 from __future__ import annotations
 
-from collections.abc import Iterable
 from dataclasses import replace
 
 from torch import fx
 
-from ..factors import DimExpr, FactorRule, RuleBuilder
-from ..graph import bind, dim_index
-from .define import define, operand_shapes, present_results, result_shape, whole_rule
-
-
-def _dims_argument(node: fx.Node, rank: int) -> set[int]:
-    arguments = bind(node)
-    given = next((arguments[name] for name in ("dim", "dims") if name in arguments), None)
-    if given is None:
-        return set(range(rank))
-    dims: Iterable[int] = [given] if isinstance(given, int) else given
-    return {dim_index(dim, rank) for dim in dims} or set(range(rank))
+from ..factors import DimExpr, FactorKind, FactorRule, RuleBuilder
+from ..graph import bind, dim_index, operand_type, tensor_operands
+from . import statistics
+from .define import define, operand_shapes, present_results, reduced_dims, result_shape, whole_rule
 
 
 def _reduction(node: fx.Node, builder: RuleBuilder, reduced: dict[int, DimExpr]) -> tuple[list[DimExpr], list[DimExpr]]:
@@ -33,29 +24,41 @@ def _reduction(node: fx.Node, builder: RuleBuilder, reduced: dict[int, DimExpr])
 
 def sum_rule(node: fx.Node) -> FactorRule:
     """A sum over a sharded dim is a partial sum."""
-    shape = operand_shapes(node)[0]
-    builder = RuleBuilder()
-    reduced = {d: builder.summed(shape[d]) for d in _dims_argument(node, len(shape))}
-    operand, result = _reduction(node, builder, reduced)
-    return builder.rule([operand], [result], linear=((0,),))
+    return replace(_reduced(node, FactorKind.SUM), linear=((0,),))
 
 
 def reduce_rule(node: fx.Node) -> FactorRule:
     """Any other reduction needs its dims whole."""
-    shape = operand_shapes(node)[0]
-    builder = RuleBuilder()
-    reduced = {d: builder.whole(shape[d]) for d in _dims_argument(node, len(shape))}
-    operand, result = _reduction(node, builder, reduced)
-    return builder.rule([operand], [result for _ in present_results(node)])
+    return _reduced(node, FactorKind.WHOLE)
+
+
+def statistic_rule(node: fx.Node) -> FactorRule:
+    """A reduction that follows from sums, of real numbers."""
+    kind = operand_type(tensor_operands(node)[0])
+    return _reduced(node, FactorKind.WHOLE if kind.dtype.is_complex else FactorKind.STATISTIC)
+
+
+def norm_rule(node: fx.Node) -> FactorRule:
+    """The norms of order one and two follow from sums."""
+    return statistic_rule(node) if statistics.norm_order(node) in (1, 2) else reduce_rule(node)
 
 
 def mean_rule(node: fx.Node) -> FactorRule:
-    """Linear, but the local mean of a piece is no partial sum: the reduced dims are whole."""
+    """Linear, but the local mean of a piece is no partial sum: it takes the global count."""
+    return replace(_reduced(node, FactorKind.STATISTIC), linear=((0,),))
+
+
+def count_rule(node: fx.Node) -> FactorRule:
+    """Counts add up over a sharded dim, but not over addends."""
+    return _reduced(node, FactorKind.SUM)
+
+
+def _reduced(node: fx.Node, kind: FactorKind) -> FactorRule:
     shape = operand_shapes(node)[0]
     builder = RuleBuilder()
-    reduced = {d: builder.whole(shape[d]) for d in _dims_argument(node, len(shape))}
+    reduced = {d: builder.factor(shape[d], kind) for d in reduced_dims(node, len(shape))}
     operand, result = _reduction(node, builder, reduced)
-    return builder.rule([operand], [result], linear=((0,),))
+    return builder.rule([operand], [result for _ in present_results(node)])
 
 
 def scan_rule(node: fx.Node) -> FactorRule:
@@ -68,7 +71,7 @@ def along_dim_rule(node: fx.Node) -> FactorRule:
     shape = operand_shapes(node)[0]
     if not shape:
         return whole_rule(node)
-    touched = _dims_argument(node, len(shape))
+    touched = reduced_dims(node, len(shape))
     builder = RuleBuilder()
     dims = [builder.whole(size) if d in touched else builder.factor(size) for d, size in enumerate(shape)]
     return builder.rule([dims], [dims for _ in present_results(node)])
@@ -94,15 +97,27 @@ def last_two_rule(node: fx.Node) -> FactorRule:
 
 
 define("sum.default sum.dim_IntList", sum_rule)
-define("nansum.default", reduce_rule)
-define("mean.default mean.dim", mean_rule)
+define("nansum.default count_nonzero.default count_nonzero.dim_IntList", count_rule)
+define("mean.default mean.dim", mean_rule, expansion=statistics.mean)
 define(
     """
-    amax.default amin.default max.default min.default max.dim min.dim argmax.default argmin.default all.default all.dim
-    any.default any.dim prod.default prod.dim_int var.correction std.correction var.dim std.dim var_mean.correction
-    all.dims any.dims var_mean.dim std_mean.dim std_mean.correction aminmax.default nanmean.default median.default
-    kthvalue.default norm.Scalar norm.ScalarOpt_dim_dtype linalg_norm.default special_logsumexp.default
-    norm.ScalarOpt_dim linalg_vector_norm.default logsumexp.default count_nonzero.default median.dim
+    var.correction std.correction var.dim std.dim var_mean.correction var_mean.dim std_mean.dim std_mean.correction
+    var.default std.default
+    """,
+    statistic_rule,
+    expansion=statistics.variance,
+)
+define(
+    "norm.Scalar norm.ScalarOpt_dtype norm.ScalarOpt_dim norm.ScalarOpt_dim_dtype linalg_vector_norm.default",
+    norm_rule,
+    expansion=statistics.vector_norm,
+)
+define("all.default all.dim all.dims any.default any.dim any.dims", statistic_rule, expansion=statistics.any_or_all)
+define(
+    """
+    amax.default amin.default max.default min.default max.dim min.dim argmax.default argmin.default
+    prod.default prod.dim_int aminmax.default nanmean.default median.default
+    kthvalue.default linalg_norm.default special_logsumexp.default logsumexp.default median.dim
     """,
     reduce_rule,
 )

@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 import enum
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any, TypeAlias
+from typing import Any, Protocol, TypeAlias
 
 from torch import fx
 
@@ -48,6 +48,19 @@ LocalizeFunction: TypeAlias = Callable[[fx.Node, RankView], tuple[Any, tuple[Any
 """Turns a node with global shape arguments into (target, args, kwargs) with those of one rank."""
 
 
+class Emit(Protocol):
+    """Adds one call in front of the op that is being expanded, and infers its type."""
+
+    def __call__(self, target: Callable[..., Any], *args: Any, **kwargs: Any) -> fx.Node: ...
+
+
+ExpansionFunction: TypeAlias = Callable[[fx.Node, Emit], Sequence[fx.Node]]
+"""Writes a node as calls of ops that have ordinary rules, at global shapes; one value per result.
+
+Reductions over dims that may be sharded must be sums, and must be small: each is reduced over the ranks.
+"""
+
+
 @dataclass(frozen=True)
 class OpDef:
     """All that the compiler knows of one op.
@@ -59,6 +72,7 @@ class OpDef:
         rule: how it may be sharded; None for an op that needs all of its operands.
         localize: how shape arguments become local; None where it has none.
         flops: floating point operations at global shapes; None where they do not count.
+        expansion: the same in terms of other ops, for when a STATISTIC factor of its rule is sharded.
         first: the first stage at which it may occur.
         last: the last one.
     """
@@ -69,6 +83,7 @@ class OpDef:
     rule: RuleFunction | None = None
     localize: LocalizeFunction | None = None
     flops: Callable[[fx.Node], int] | None = None
+    expansion: ExpansionFunction | None = None
     first: Stage = Stage.CAPTURED
     last: Stage = Stage.LOWERED
 

@@ -108,14 +108,15 @@ class CostModel:
         )
 
     def compute(self, work: Work, strategy: Strategy) -> float:
-        """Seconds on the busiest rank: a whole operand (a weight, mostly) is read by every rank."""
+        """Seconds on the busiest rank, which reads whole operands (weights) and reduces statistics with the others."""
         share = strategy.largest_share(self.parts)
         operands = zip(work.operands, strategy.operands, strict=True)
         results = zip(work.results, strategy.results, strict=True)
         moved = sum(
             size * (share if isinstance(placement, ir.Shard) else 1.0) for size, placement in (*operands, *results)
         )
-        return work.flops * share / work.rate + moved / work.bandwidth
+        inside = sum(self.reshard(kind, ir.Partial(), ir.Replicate()) for kind in strategy.statistics)
+        return work.flops * share / work.rate + moved / work.bandwidth + inside
 
     def reshard(self, kind: ir.TensorType, source: ir.Placement, target: ir.Placement) -> float:
         """Seconds to take a value from one placement along the axis to another; infinite where it cannot be done."""

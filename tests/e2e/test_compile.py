@@ -308,6 +308,7 @@ PASSES = (
     "choose-mesh",
     "plan-sharding",
     "insert-reshards",
+    "expand-statistics",
     "lower-reshards",
     "pack-collectives",
 )

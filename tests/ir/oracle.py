@@ -7,6 +7,7 @@ is wrong cannot hide behind the code that believes it.
 
 from __future__ import annotations
 
+import operator
 from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import Any
@@ -14,14 +15,18 @@ from typing import Any
 import torch
 from torch import Tensor, fx
 
+import fastvideo_ir as ir
+from fastvideo.passes.expand_statistics import ExpandStatistics
+from fastvideo.passes.localize import localize
+from fastvideo.passes.lower_reshards import LowerReshards
 from fastvideo_ir.errors import ShardingError
 from fastvideo_ir.factors import FactorRule, Strategy
-from fastvideo_ir.graph import on_device, tensor_operands
+from fastvideo_ir.graph import map_operands, on_device, tensor_operands
 from fastvideo_ir.infer import infer_type, type_of
 from fastvideo_ir.layout import Layout, Segment
 from fastvideo_ir.mesh import Mesh
 from fastvideo_ir.ops.registry import OpDef, RankView
-from fastvideo_ir.program import NodeInfo, set_info, tensor_type, value_type
+from fastvideo_ir.program import NodeInfo, Param, set_info, tensor_type, value_type
 from fastvideo_ir.types import Partial, Placement, Replicate, Shard, TensorType, TupleType, ValueType, local_slice
 from fastvideo_ir.verifier import strategy_of
 from tests.ir.cases.case import Case, Draw
@@ -220,6 +225,9 @@ def _demand(one: Instance, allowed: list[Strategy]) -> None:
     for number, dim in one.case.sums:
         if not any(_kind(s.operands[number]) == dim and isinstance(s.results[0], Partial) for s in allowed):
             refuse(f"a shard of dim {dim} of operand {number} with a partial result")
+    for number, dim in one.case.statistics:
+        if not any(_kind(s.operands[number]) == dim and s.expanded for s in allowed):
+            refuse(f"a shard of dim {dim} of operand {number} at the price of an expansion")
     for group in one.case.partial:
         wanted = tuple(Partial() if n in group else Replicate() for n in range(len(one.operands)))
         if not any(s.operands == wanted and isinstance(s.results[0], Partial) for s in allowed):
@@ -239,9 +247,9 @@ def check_strategies(one: Instance, mesh: Mesh, chosen: dict[str, Strategy], dra
     if len({(o, t) for o, t in zip(one.operands, operand_types, strict=True)}) != len(set(one.operands)):
         return  # one value is wanted in two placements; a program would hold two nodes
     where = f"{one.op.name}: {_shown(operand_types)} -> {_shown(result_types)} on {mesh}"
-    for axis in chosen:
-        if strategy_of(_rule(one), tuple(operand_types), tuple(result_types), axis) is None:
-            raise RuleError(f"{where}\n  the verifier does not know this strategy again")
+    known = [strategy_of(_rule(one), tuple(operand_types), tuple(result_types), axis) for axis in chosen]
+    if None in known:
+        raise RuleError(f"{where}\n  the verifier does not know this strategy again")
     addends = {
         operand: split_partial(one.tensors[operand], kind, mesh, draw)
         for operand, kind in zip(one.operands, operand_types, strict=True)
@@ -251,7 +259,12 @@ def check_strategies(one: Instance, mesh: Mesh, chosen: dict[str, Strategy], dra
         for operand, kind in zip(one.operands, operand_types, strict=True):
             set_info(operand, NodeInfo(kind))
         set_info(one.node, NodeInfo(_value_type(result_types, unplaced)))
-        pieces = [_run_rank(one, mesh, rank, addends, result_types, where) for rank in range(mesh.num_ranks)]
+        if any(strategy is not None and strategy.expanded for strategy in known):
+            pieces = _run_expanded(one, mesh, addends, where)
+        else:
+            pieces = [_run_rank(one, mesh, rank, addends, where) for rank in range(mesh.num_ranks)]
+        for rank, piece in enumerate(pieces):
+            _check_piece(piece, result_types, mesh, rank, where)
     finally:
         for operand, tensor in one.tensors.items():
             set_info(operand, NodeInfo(TensorType.of(tensor)))
@@ -263,7 +276,7 @@ def check_strategies(one: Instance, mesh: Mesh, chosen: dict[str, Strategy], dra
         if tolerance is None:
             continue
         try:
-            found = combine([piece[number] for piece in pieces], placed, mesh)
+            found = combine([piece[number] for piece in pieces], placed, mesh)  # type: ignore[misc]
         except PiecesError as error:
             raise RuleError(f"{where}\n  {error}") from error
         _compare(found, want, max(tolerance, 1e-10) if placed.partial else tolerance, where)
@@ -281,24 +294,67 @@ def _run_rank(
     mesh: Mesh,
     rank: int,
     addends: dict[fx.Node, list[Tensor]],
-    result_types: list[TensorType | None],
     where: str,
-) -> list[Tensor]:
+) -> list[Tensor | None]:
     at = mesh.coordinates(rank)
     node = one.node
     target, args, kwargs = node.target, node.args, node.kwargs
     try:
         if one.op.localize:
             target, args, kwargs = one.op.localize(node, RankView(mesh, at))
-        local = {}
-        for operand in one.operands:
-            kind = tensor_type(operand)
-            plain = TensorType(kind.dtype, kind.shape, kind.dims)
-            local[operand] = local_slice(addends[operand][rank], plain, mesh, at).contiguous()
+        local = _local_operands(one, mesh, rank, addends)
         result = target(*_filled(args, local), **_filled(kwargs, local))  # type: ignore[operator]
     except Exception as error:
         raise RuleError(f"{where}\n  rank {rank} cannot run it: {error!r}") from error
-    pieces = flat_results(result)
+    return flat_results(result)
+
+
+def _local_operands(
+    one: Instance, mesh: Mesh, rank: int, addends: dict[fx.Node, list[Tensor]]
+) -> dict[fx.Node, Tensor]:
+    local = {}
+    for operand in one.operands:
+        kind = tensor_type(operand)
+        plain = TensorType(kind.dtype, kind.shape, kind.dims)
+        local[operand] = local_slice(addends[operand][rank], plain, mesh, mesh.coordinates(rank)).contiguous()
+    return local
+
+
+def _run_expanded(
+    one: Instance, mesh: Mesh, addends: dict[fx.Node, list[Tensor]], where: str
+) -> list[list[Tensor | None]]:
+    """As a program of this one op, whose ranks talk as they do in any program."""
+    operands = list(dict.fromkeys(one.operands))
+    graph = fx.Graph()
+    new = {operand: graph.placeholder(operand.name) for operand in operands}
+    call = graph.call_function(one.node.target, *map_operands(one.node, [new[o] for o in one.operands]))  # type: ignore[arg-type]
+    results = [call]
+    if isinstance(value_type(one.node), TupleType):
+        results = [graph.call_function(operator.getitem, (call, n)) for n in range(len(one.expected))]
+    graph.output(tuple(results))
+    for copy, original in [*((new[o], o) for o in operands), (call, one.node)]:
+        copy.meta = {}
+        set_info(copy, NodeInfo(value_type(original)))
+    for result, kind in zip(results, ir.types.tensor_types(value_type(one.node)), strict=True):
+        result.meta = {}
+        set_info(result, NodeInfo(kind))
+    params = {copy.name: Param(copy.name) for copy in new.values()}  # so that they may be placed
+    program = ir.Program(graph, params, mesh, ir.Stage.PLACED)
+    try:
+        ir.run_passes(program, [ExpandStatistics(), LowerReshards()])
+        ranks = range(mesh.num_ranks)
+        local = [_local_operands(one, mesh, rank, addends) for rank in ranks]
+        pieces = [{new[operand].name: tensor for operand, tensor in held.items()} for held in local]
+        programs = [localize(program, rank) for rank in ranks]
+        return ir.interpreter.run_lockstep(programs, pieces, [], CPU)
+    except Exception as error:
+        raise RuleError(f"{where}\n  it cannot be run as its expansion: {error!r}") from error
+
+
+def _check_piece(
+    pieces: list[Tensor | None], result_types: list[TensorType | None], mesh: Mesh, rank: int, where: str
+) -> None:
+    at = mesh.coordinates(rank)
     for piece, expected in zip(pieces, result_types, strict=True):
         if piece is None or expected is None:
             continue
@@ -307,7 +363,6 @@ def _run_rank(
                 f"{where}\n  rank {rank} yields {TensorType.of(piece)}, expected the local shape "
                 f"{expected.local_shape(mesh, at)} of {expected}"
             )
-    return pieces  # type: ignore[return-value]
 
 
 def _filled(value: Any, local: dict[fx.Node, Tensor]) -> Any:

@@ -23,6 +23,7 @@ DEFAULT = [
     "choose-mesh",
     "plan-sharding",
     "insert-reshards",
+    "expand-statistics",
     "lower-reshards",
     "pack-collectives",
 ]
@@ -88,7 +89,7 @@ def test_target_reaches_the_passes() -> None:
     [
         ("default,early", None, "canonicalize"),
         ("default,middle", "fuse-linear-gelu", "choose-mesh"),
-        ("default,placed", "insert-reshards", "lower-reshards"),
+        ("default,placed", "expand-statistics", "lower-reshards"),
         ("default,late", "pack-collectives", None),
         ("default,-choose-mesh,middle", "fuse-linear-gelu", "plan-sharding"),
     ],

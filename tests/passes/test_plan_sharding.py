@@ -33,7 +33,7 @@ def _(x: torch.Tensor) -> torch.Tensor:
     return torch.empty_like(x)
 
 
-PLANNED = "plan-sharding,insert-reshards,lower-reshards,pack-collectives"
+PLANNED = "plan-sharding,insert-reshards,expand-statistics,lower-reshards,pack-collectives"
 
 
 def attention(batch: int, tokens: int, heads: int, mesh: str, head_dim: int = 8) -> ir.Program:

@@ -76,6 +76,7 @@ class Case:
         make: draws the arguments.
         shards: dims of the first result that must be shardable.
         sums: ``(operand, dim)`` pairs whose sharding must be allowed and leave a partial sum.
+        statistics: ``(operand, dim)`` pairs whose sharding must be allowed, at the price of an expansion.
         partial: sets of operands whose partial sums must pass.
         tolerance: largest error, relative to the largest element; 0 demands equality. None for an op that leaves its
             result open: shapes alone are compared.
@@ -85,6 +86,7 @@ class Case:
     make: Callable[[Draw], Call]
     shards: tuple[int, ...] = ()
     sums: tuple[tuple[int, int], ...] = ()
+    statistics: tuple[tuple[int, int], ...] = ()
     partial: tuple[tuple[int, ...], ...] = ()
     tolerance: float | None = 1e-10
 
@@ -95,13 +97,15 @@ def case(
     shards: str = "",
     *,
     sums: Iterable[tuple[int, int]] = (),
+    statistics: Iterable[int] = (),
     partial: Sequence[Sequence[int]] = (),
     tolerance: float | None = 1e-10,
 ) -> Case:
-    """Short form: ``name`` without ``aten.``, ``shards`` as digits."""
+    """Short form: ``name`` without ``aten.``, ``shards`` as digits, ``statistics`` as dims of the first operand."""
     op = name if name.startswith("fv.") else f"aten.{name}"
     dims = tuple(int(digit) for digit in shards)
-    return Case(op, make, dims, tuple(sums), tuple(tuple(group) for group in partial), tolerance)
+    pairs = tuple((0, dim) for dim in statistics)
+    return Case(op, make, dims, tuple(sums), pairs, tuple(tuple(group) for group in partial), tolerance)
 
 
 def exact(name: str, make: Callable[[Draw], Call], shards: str = "", **claims: Any) -> Case:

@@ -166,7 +166,13 @@ def _auto() -> list[Case]:
         if op.rule in POINTWISE_RULES and name not in BY_HAND:
             tolerance = None if name.startswith("empty") else 1e-14 if name in ROUNDED else 0.0
             cases.append(
-                Case(full_name, _maker(name, op.target), (0, 1, 2), (), tuple(LINEAR.get(name, ())), tolerance)
+                Case(
+                    full_name,
+                    _maker(name, op.target),
+                    (0, 1, 2),
+                    partial=tuple(LINEAR.get(name, ())),
+                    tolerance=tolerance,
+                )
             )
     return cases
 

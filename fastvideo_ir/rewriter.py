@@ -116,6 +116,11 @@ class Rewriter:
         self.replace(old, new)
         return new
 
+    def move(self, node: fx.Node, *, after: fx.Node) -> None:
+        """Put a node right behind another one; its operands must stand before that, and its users behind."""
+        after.append(node)
+        self.changes += 1
+
     def set_arguments(self, node: fx.Node, args: Sequence[Any], kwargs: Mapping[str, Any]) -> None:
         """Give a node other arguments; its type stays."""
         node.args, node.kwargs = tuple(args), dict(kwargs)

@@ -261,7 +261,7 @@ class CompiledModel:
         same_attributes = self._read_versions()[1] == self._versions[1]
         for entries in self._specializations.values():
             for found in list(entries):
-                current, program = self._current_params(found.captured), found.program
+                current, program = self._current_params(found.captured), found.captured.program
                 types = {program.params[node.name]: ir.tensor_type(node).unplaced for node in program.param_nodes}
                 fits = same_attributes and all(
                     param.kind is ir.ParamKind.CONSTANT

@@ -20,6 +20,7 @@ from .program import (
     tensor_type,
     value_type,
 )
+from .recipes import recipe, register_recipe
 from .rewriter import Rewriter
 from .text import parse_program, print_program
 from .types import DimSharding, Partial, Placement, Replicate, Shard, TensorType, TupleType, local_slice
@@ -63,6 +64,8 @@ __all__ = [
     "ops",
     "parse_program",
     "print_program",
+    "recipe",
+    "register_recipe",
     "run_passes",
     "set_info",
     "tensor_type",

@@ -87,7 +87,7 @@ def evaluate(
 
     Args:
         program: at any stage before LOCAL.
-        params: whole tensors by :attr:`Param.source`.
+        params: whole tensors by :attr:`Param.key`.
         inputs: flat, in the order of ``program.input_nodes``.
         device: what the program's device token stands for; the first input's or param's device where None.
 
@@ -224,7 +224,7 @@ def _run(
     for node in program.nodes:
         if node.op == "placeholder":
             param = program.params.get(node.name)
-            values[node] = params[param.source] if param else _input(program, node, next(remaining_inputs))
+            values[node] = params[param.key] if param else _input(program, node, next(remaining_inputs))
         elif node.op == "call_function":
             values[node] = yield from _step(program, node, values, device)
             for operand in set(node.all_input_nodes):

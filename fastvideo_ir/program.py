@@ -16,6 +16,7 @@ import torch
 from torch import fx
 
 from .mesh import Coordinates, Mesh
+from .recipes import recipe
 from .types import TensorType, ValueType
 
 DEVICE = torch.device("meta")
@@ -93,10 +94,26 @@ class ParamKind(enum.Enum):
 
 @dataclass(frozen=True, slots=True)
 class Param:
-    """A weight that the program reads. ``source`` is its name in the model's state (unique within a program)."""
+    """A weight that the program reads.
+
+    Attributes:
+        source: its name in the model's state.
+        kind: what it is there.
+        recipe: what is made of it before it is placed, by name (see :mod:`fastvideo_ir.recipes`); None: nothing.
+    """
 
     source: str
     kind: ParamKind = ParamKind.PARAMETER
+    recipe: str | None = None
+
+    @property
+    def key(self) -> str:
+        """Unique within a program; by it a rank finds the tensor."""
+        return self.source if self.recipe is None else f"{self.source}|{self.recipe}"
+
+    def made_from(self, tensor: torch.Tensor) -> torch.Tensor:
+        """What the program reads, from the model's whole tensor."""
+        return tensor if self.recipe is None else recipe(self.recipe)(tensor)
 
 
 EagerFunction = Callable[[Sequence[torch.Tensor]], Sequence[torch.Tensor]]
@@ -195,4 +212,4 @@ def set_type(node: fx.Node, new_type: ValueType) -> None:
 
 
 ParamValues = Mapping[str, torch.Tensor]
-"""Tensors by the ``source`` of a param."""
+"""Tensors by the ``key`` of a param."""

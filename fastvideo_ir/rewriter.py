@@ -12,7 +12,7 @@ from .dialect import TransferOp
 from .errors import VerificationError
 from .infer import infer_type
 from .ops.registry import Trait, has_trait
-from .program import NodeInfo, Program, Provenance, info, set_info, set_type, tensor_type, value_type
+from .program import NodeInfo, Param, Program, Provenance, info, set_info, set_type, tensor_type, value_type
 from .types import Placement, TensorType, TupleType, ValueType
 
 
@@ -80,6 +80,23 @@ class Rewriter:
         for listener in self._listeners:
             listener.inserted(node)
         return node
+
+    def insert_param(self, param: Param, like: fx.Node, type: TensorType) -> fx.Node:
+        """Add a param beside ``like``, which is one: a tensor that is made of the model's own by another recipe."""
+        with self.program.graph.inserting_after(like):
+            node = self.program.graph.placeholder(like.name)
+        node.meta = {}
+        set_info(node, NodeInfo(type, info(like).location, Provenance(self._by, (like.name,))))
+        self.program.params[node.name] = param
+        self.changes += 1
+        for listener in self._listeners:
+            listener.inserted(node)
+        return node
+
+    def erase_param(self, node: fx.Node) -> None:
+        """Remove a param that nobody reads."""
+        del self.program.params[node.name]
+        self.erase(node)
 
     def replace(
         self, old: fx.Node, new: fx.Node, *, only: Callable[[fx.Node], bool] | None = None, erase: bool = True

@@ -27,6 +27,7 @@ from .errors import FastVideoError, ParseError
 from .mesh import Mesh
 from .ops.registry import registry, target_name
 from .program import DEVICE, Location, NodeInfo, Param, ParamKind, Program, Provenance, Stage, info, set_info
+from .recipes import recipe
 from .types import DTYPE_NAMES, DTYPES_BY_NAME, TensorType, parse_type
 
 _MEMORY_FORMATS = {
@@ -73,6 +74,8 @@ def print_node(node: fx.Node, program: Program, *, locations: bool = True) -> st
     if node.op == "placeholder":
         param = program.params.get(node.name)
         body = f"param {json.dumps(param.source)} {param.kind.value}" if param else "input"
+        if param and param.recipe:
+            body += f" recipe({json.dumps(param.recipe)})"
     else:
         arguments = [_print_value(value) for value in node.args]
         arguments += [f"{key}={_print_value(value)}" for key, value in node.kwargs.items()]
@@ -170,10 +173,12 @@ def _parse_line(line: str, program: Program, values: dict[str, fx.Node]) -> None
     if op in ("input", "param"):
         node = program.graph.placeholder(name)
         if op == "param":
-            found = re.match(r' ("(?:[^"\\]|\\.)*") (parameter|buffer|constant)', rest)
+            found = re.match(r' ("(?:[^"\\]|\\.)*") (parameter|buffer|constant)(?: recipe\("([\w-]+)"\))?', rest)
             if not found:
                 raise ParseError('expected: param "name" parameter|buffer|constant')
-            program.params[name] = Param(json.loads(found[1]), ParamKind(found[2]))
+            if found[3]:
+                recipe(found[3])
+            program.params[name] = Param(json.loads(found[1]), ParamKind(found[2]), found[3])
             rest = rest[found.end() :]
     else:
         args, kwargs, rest = _Reader(rest, values).arguments()

@@ -15,6 +15,7 @@ from .insert_reshards import InsertReshards
 from .lower_reshards import LowerReshards
 from .pack_collectives import PackCollectives
 from .plan_sharding import PlanSharding
+from .quantize_linear import QuantizeLinear
 from .recognize_attention import RecognizeAttention
 from .select_attention_backend import SelectAttentionBackend
 
@@ -25,6 +26,7 @@ BUILT_IN: tuple[type[ir.Pass], ...] = (
     Canonicalize,
     RecognizeAttention,
     SelectAttentionBackend,
+    QuantizeLinear,
     FuseLinearGelu,
     ChooseMesh,
     PlanSharding,

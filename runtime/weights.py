@@ -13,7 +13,7 @@ import fastvideo_ir as ir
 from .process_groups import ProcessGroups
 
 PieceKey = tuple[str, str, str]
-"""Source of a param, its type with placement, and the mesh: what determines a rank's piece."""
+"""Key of a param, its type with placement, and the mesh: what determines a rank's piece."""
 
 
 class RankWeights:
@@ -35,15 +35,15 @@ class RankWeights:
         self._users: Counter[PieceKey] = Counter()
 
     def acquire(self, program: ir.Program) -> dict[str, Tensor]:
-        """The pieces that a program reads, by source. On CUDA all ranks must call this together.
+        """The pieces that a program reads, by the params' keys. On CUDA all ranks must call this together.
 
         Raises:
             PeerLostError: another rank is gone.
         """
         result = {}
-        for key, value_type in _placements(program).items():
+        for key, (param, value_type) in _placements(program).items():
             if key not in self._pieces:
-                self._pieces[key] = self._make(key[0], value_type, program.mesh)
+                self._pieces[key] = self._make(param, value_type, program.mesh)
             self._users[key] += 1
             result[key[0]] = self._pieces[key]
         if self._groups.device.type == "cuda":
@@ -68,29 +68,32 @@ class RankWeights:
         self._pieces.clear()
         self._users.clear()
 
-    def _make(self, source: str, value_type: ir.TensorType, mesh: ir.Mesh) -> Tensor:
+    def _make(self, param: ir.Param, value_type: ir.TensorType, mesh: ir.Mesh) -> Tensor:
         at = mesh.coordinates(self._groups.rank)
         device = self._groups.device
         if device.type == "cpu":
-            return ir.local_slice(self.whole[source], value_type, mesh, at)
+            made = param.made_from(self.whole[param.source])
+            piece = ir.local_slice(made, value_type, mesh, at)
+            return piece.clone() if param.recipe is not None and piece.numel() < made.numel() else piece
         if self._groups.rank == 0:
-            value = self.whole[source].to(device).contiguous()
+            value = param.made_from(self.whole[param.source].to(device)).contiguous()
         else:
             value = torch.empty(value_type.shape, dtype=value_type.dtype, device=device)
         self._groups.broadcast(value)
         piece = ir.local_slice(value, value_type, mesh, at)
-        own_copy = self._groups.rank > 0 or value is not self.whole[source]
+        own_copy = self._groups.rank > 0 or value is not self.whole[param.source]
         return piece.clone() if own_copy and piece.numel() < value.numel() else piece
 
 
 def check_params(program: ir.Program, params: Mapping[str, Tensor]) -> dict[str, Tensor]:
-    """The whole tensors that ``program`` reads, detached.
+    """The model's whole tensors that ``program`` reads, by source, detached.
 
     Raises:
         InvalidArgumentError: one is missing, has no plain values, or another shape or dtype than the program expects.
     """
     result = {}
-    for source, value_type in ((key[0], value_type) for key, value_type in _placements(program).items()):
+    for param, value_type in _placements(program).values():
+        source = param.source
         tensor = params.get(source)
         if tensor is None:
             raise ir.errors.InvalidArgumentError(f"the program reads the param {source!r}, which was not given")
@@ -100,18 +103,24 @@ def check_params(program: ir.Program, params: Mapping[str, Tensor]) -> dict[str,
             )
         if tensor.device.type == "meta":
             raise ir.errors.InvalidArgumentError(f"param {source!r} is on the meta device: it has no values")
-        if tuple(tensor.shape) != value_type.shape or tensor.dtype != value_type.dtype:
+        found = ir.TensorType.of(param.made_from(tensor.to("meta")) if param.recipe else tensor)
+        if found != value_type.unplaced:
             raise ir.errors.InvalidArgumentError(
-                f"param {source!r} is {ir.TensorType.of(tensor)}, the program expects {value_type.unplaced}"
+                f"param {param.key!r} is {found}, the program expects {value_type.unplaced}"
             )
         result[source] = tensor.detach().resolve_conj().resolve_neg()
     return result
 
 
-def _placements(program: ir.Program) -> dict[PieceKey, ir.TensorType]:
+def params_of(program: ir.Program) -> list[ir.Param]:
+    """The params that ``program`` reads."""
+    return [program.params[node.name] for node in program.param_nodes]
+
+
+def _placements(program: ir.Program) -> dict[PieceKey, tuple[ir.Param, ir.TensorType]]:
     mesh = str(program.mesh)
     result = {}
     for node in program.param_nodes:
-        value_type = ir.tensor_type(node)
-        result[program.params[node.name].source, str(value_type), mesh] = value_type
+        param, value_type = program.params[node.name], ir.tensor_type(node)
+        result[param.key, str(value_type), mesh] = param, value_type
     return result

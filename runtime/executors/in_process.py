@@ -13,7 +13,7 @@ from torch import Tensor
 import fastvideo_ir as ir
 
 from ..inputs import InputPack
-from ..weights import check_params
+from ..weights import check_params, params_of
 from .base import Executor
 
 
@@ -31,7 +31,8 @@ class InProcessExecutor(Executor):
         self._device = device
         self._lock = threading.Lock()
         self._closed = False
-        self._params = {source: tensor.to(device) for source, tensor in check_params(program, params).items()}
+        whole = check_params(program, params)
+        self._params = {param.key: param.made_from(whole[param.source].to(device)) for param in params_of(program)}
 
     def run(self, inputs: Sequence[Tensor]) -> list[Any]:
         with self._lock, torch.no_grad(), torch.autocast(self._device.type, enabled=False):

@@ -20,12 +20,12 @@ class SimulatedExecutor(InProcessExecutor):
     def __init__(self, program: ir.Program, params: Mapping[str, Tensor], device: torch.device) -> None:
         super().__init__(program, params, device)
         mesh = program.mesh
-        types = {program.params[node.name].source: ir.tensor_type(node) for node in program.param_nodes}
+        types = {program.params[node.name].key: ir.tensor_type(node) for node in program.param_nodes}
         self._programs = [localize(program, rank) for rank in range(mesh.num_ranks)]
         self._pieces = [
             {
-                source: ir.local_slice(tensor, types[source], mesh, mesh.coordinates(rank))
-                for source, tensor in self._params.items()
+                key: ir.local_slice(tensor, types[key], mesh, mesh.coordinates(rank))
+                for key, tensor in self._params.items()
             }
             for rank in range(mesh.num_ranks)
         ]

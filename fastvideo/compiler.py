@@ -51,6 +51,7 @@ def compile(
     *,
     parallel: Parallel | None = None,
     attention_backend: str | None = None,
+    quantization: str | None = None,
     executor: str = "auto",
     device: str | torch.device | None = None,
     passes: str | Sequence[Any] | None = None,
@@ -68,15 +69,19 @@ def compile(
         parallel: pins the division of the work; None lets the planner choose it.
         attention_backend: a registered name that must run every attention; None or ``"auto"``: the first exact one
             that can. The environment variable ``FASTVIDEO_ATTENTION_BACKEND`` stands in for None.
+        quantization: ``"fp8"`` or ``"int8"``: linear layers run on such codes where that pays and where their error, on
+            the first inputs of a signature, is small. None: none does.
         executor: ``"auto"``, ``"local"`` (one rank, here), ``"simulated"`` (all ranks in this process), ``"mp"``.
         device: None is CUDA where there is a GPU, otherwise the CPU.
         passes: ``"default,my-pass{k=2},-other-pass"``, or passes in the order in which they run.
         invariant: names of arguments that stay the same over many calls.
-        verify: check each capture bit for bit against the model, on the first inputs and on others.
+        verify: check each capture bit for bit against the model, on the first inputs and on others. Without it nothing
+            is run to compile, so that approximate passes decide without measuring.
 
     Raises:
         InvalidArgumentError: an argument that can never work.
-        UnknownNameError: a backend, pass or executor that does not exist; tells the nearest.
+        UnknownNameError: a backend, format, pass or executor that does not exist; tells the nearest.
+        BackendUnavailableError: the device cannot run the format.
     """
     load_plugins()
     module = check_model(model)
@@ -88,7 +93,9 @@ def compile(
             raise UnknownNameError(f"argument of {type(module).__name__}.forward", name, arguments)
     if isinstance(parallel, Parallel):
         parallel.check_names(inspect.signature(module.forward), type(module).__name__)
-    settings = resolve_settings(num_gpus, parallel, attention_backend, executor, device, passes, invariant, verify)
+    settings = resolve_settings(
+        num_gpus, parallel, attention_backend, executor, device, passes, invariant, verify, quantization
+    )
     return CompiledModel(module, settings)
 
 
@@ -157,7 +164,7 @@ class CompiledModel:
         with self._lock, torch.no_grad():
             found, inputs = self._prepared(args, kwargs)
             approximate = found.executor.run(inputs)
-            passes = self._passes()
+            passes = resolve_pipeline(self._settings.passes, self._settings.target)
             program = self._planned(found.captured, [kept for step in passes if (kept := step.exact()) is not None])
             with self._executor(program, found.captured.params) as executor:
                 exact = executor.run(inputs)
@@ -308,12 +315,18 @@ class CompiledModel:
         if settings.dump:
             number = sum(map(len, self._specializations.values()))
             watchers.append(Dump(settings.dump if number == 0 else settings.dump / f"signature-{number}"))
-        program = self._planned(captured, self._passes(), watchers)
+        inputs = captured.call.flatten(tuple(args), kwargs)
+
+        def evaluate(program: ir.Program) -> list[Any]:
+            with torch.autocast(place.type, enabled=False):
+                return ir.interpreter.evaluate(program, captured.params, inputs, place)
+
+        passes = resolve_pipeline(
+            settings.passes, replace(settings.target, evaluate=evaluate if settings.verify else None)
+        )
+        program = self._planned(captured, passes, watchers)
         executor = self._executor(program, captured.params)
         return Specialization(captured, program, executor, timing, time.perf_counter() - start)
-
-    def _passes(self) -> list[ir.Pass]:
-        return resolve_pipeline(self._settings.passes, self._settings.target)
 
     def _planned(self, captured: Captured, passes: list[ir.Pass], watchers: Sequence[Instrument] = ()) -> ir.Program:
         """The captured program after ``passes``, ready for the ranks."""

@@ -10,11 +10,13 @@ from typing import Any
 
 import torch
 
-from fastvideo_ir.errors import InvalidArgumentError, UnknownNameError
+from fastvideo_ir.errors import BackendUnavailableError, InvalidArgumentError, UnknownNameError
 
 from .backends import attention, codegen
+from .backends.fused import quantization as quantization_formats
 from .parallel import Parallel
 from .passes.pipelines import Target, resolve_pipeline
+from .passes.quantize_linear import QuantizeLinear
 from .runtime.devices import resolve_device
 
 BACKEND_VARIABLE = "FASTVIDEO_ATTENTION_BACKEND"
@@ -31,6 +33,7 @@ class Settings:
         num_ranks: ranks in all.
         parallel: the pinned mesh, or None.
         attention_backend: a registered name, or ``auto``.
+        quantization: format of linear layers, or None.
         executor: ``local``, ``simulated`` or ``mp``.
         device: of rank 0.
         passes: None for the default pipeline, else as given.
@@ -43,6 +46,7 @@ class Settings:
     num_ranks: int
     parallel: Parallel | None
     attention_backend: str
+    quantization: str | None
     executor: str
     device: torch.device
     passes: str | Sequence[Any] | None
@@ -53,7 +57,7 @@ class Settings:
 
     @property
     def target(self) -> Target:
-        return Target(self.num_ranks, self.device.type, self.attention_backend)
+        return Target(self.num_ranks, self.device.type, self.attention_backend, self.quantization)
 
 
 def resolve_settings(
@@ -65,13 +69,15 @@ def resolve_settings(
     passes: str | Sequence[Any] | None,
     invariant: Sequence[str],
     verify: bool,
+    quantization: str | None = None,
     environment: Mapping[str, str] = os.environ,
 ) -> Settings:
     """Check and complete what the user asked for.
 
     Raises:
-        UnknownNameError: a backend, executor or pass that does not exist.
-        InvalidArgumentError: counts that do not fit each other or the machine.
+        UnknownNameError: a backend, format, executor or pass that does not exist.
+        InvalidArgumentError: counts that do not fit each other or the machine, settings that contradict each other.
+        BackendUnavailableError: the device cannot run the format.
     """
     if parallel is not None and not isinstance(parallel, Parallel):
         raise InvalidArgumentError(f"parallel={parallel!r} is not a Parallel; expected e.g. Parallel(sp=4)")
@@ -94,10 +100,13 @@ def resolve_settings(
     place = resolve_device(device, 1 if executor == "simulated" else num_ranks)
     generator = environment.get(CODEGEN_VARIABLE) or ("inductor" if place.type == "cuda" else "eager")
     codegen.named(generator)
+    if quantization is not None:
+        _refuse_quantization(quantization, place)
     settings = Settings(
         num_ranks=num_ranks,
         parallel=parallel,
         attention_backend=backend,
+        quantization=quantization,
         executor=executor,
         device=place,
         passes=passes,
@@ -106,8 +115,19 @@ def resolve_settings(
         dump=dump,
         codegen=generator,
     )
-    resolve_pipeline(passes, settings.target)  # refuses unknown names now, not at the first call
+    steps = resolve_pipeline(passes, settings.target)  # refuses unknown names now, not at the first call
+    if quantization is not None and not any(isinstance(step, QuantizeLinear) for step in steps):
+        raise InvalidArgumentError(
+            f"quantization={quantization!r} has no effect: the passes that were given lack {QuantizeLinear.name!r}",
+            hint="start passes from 'default', or leave quantization out",
+        )
     return settings
+
+
+def _refuse_quantization(name: str, place: torch.device) -> None:
+    reason = quantization_formats.refusal(quantization_formats.named(name), place.type)
+    if reason is not None:
+        raise BackendUnavailableError(f"quantization={name!r} cannot run: {reason}")
 
 
 def _dump_directory(environment: Mapping[str, str]) -> Path | None:

@@ -56,6 +56,7 @@ class VideoGenerator:
         num_gpus: int | None = None,
         parallel: Parallel | None = None,
         attention_backend: str | None = None,
+        quantization: str | None = None,
         executor: str = "auto",
         device: str | torch.device | None = None,
         dtype: DType | Mapping[str, DType] | None = None,
@@ -71,6 +72,7 @@ class VideoGenerator:
             num_gpus: devices that work on one video; on CPU, processes.
             parallel: pins the mesh; None lets the planner choose.
             attention_backend: name of an attention backend that must be used.
+            quantization: as for :func:`fastvideo.compile`.
             executor: as for :func:`fastvideo.compile`.
             device: None is CUDA where there is one, otherwise CPU.
             dtype: of the weights, one for all or one per component, such as ``{"vae": "float32"}``. The default
@@ -107,6 +109,7 @@ class VideoGenerator:
                         num_gpus,
                         parallel=parallel,
                         attention_backend=attention_backend,
+                        quantization=quantization,
                         executor=executor,
                         device=device,
                         passes=passes,

@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 import fastvideo_ir as ir
 from fastvideo_ir.errors import InvalidArgumentError, UnknownNameError
@@ -23,6 +23,7 @@ from .insert_reshards import InsertReshards
 from .lower_reshards import LowerReshards
 from .pack_collectives import PackCollectives
 from .plan_sharding import PlanSharding
+from .quantize_linear import Evaluate, QuantizeLinear
 from .recognize_attention import RecognizeAttention
 from .registry import DEFAULT, known_passes
 from .select_attention_backend import SelectAttentionBackend
@@ -36,19 +37,27 @@ class Target:
         ranks: number of ranks.
         device: device type, e.g. ``"cuda"``.
         attention_backend: a registered name, or ``"auto"``.
+        quantization: format of linear layers, ``"fp8"`` or ``"int8"``; None for none.
+        evaluate: runs a program on the inputs that it is compiled for; passes measure with it. None: nothing to run.
     """
 
     ranks: int = 1
     device: str = "cpu"
     attention_backend: str = "auto"
+    quantization: str | None = None
+    evaluate: Evaluate | None = field(default=None, repr=False, compare=False)
 
 
 def default_pipeline(target: Target) -> list[ir.Pass]:
-    """From a captured program to one with explicit collectives. All of its passes preserve numerics."""
+    """From a captured program to one with explicit collectives.
+
+    Its passes preserve numerics, but for those that approximate because the target says so.
+    """
     return [
         Canonicalize(),
         RecognizeAttention(),
         SelectAttentionBackend(backend=target.attention_backend, device=target.device),
+        *_approximations(target),
         FuseLinearGelu(),
         ChooseMesh(ranks=target.ranks),
         PlanSharding(),
@@ -57,6 +66,12 @@ def default_pipeline(target: Target) -> list[ir.Pass]:
         LowerReshards(),
         PackCollectives(),
     ]
+
+
+def _approximations(target: Target) -> list[ir.Pass]:
+    if target.quantization is None:
+        return []
+    return [QuantizeLinear(format=target.quantization, device=target.device, evaluate=target.evaluate)]
 
 
 def resolve_pipeline(passes: str | Sequence[ir.Pass | type[ir.Pass]] | None, target: Target) -> list[ir.Pass]:

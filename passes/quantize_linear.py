@@ -72,14 +72,13 @@ class QuantizeLinear(ir.Pass):
         groups = self._worth_it(self._precise(program, groups, fmt))
         rewriter = ir.Rewriter(program, self.name)
         params: dict[fx.Node, tuple[fx.Node, fx.Node]] = {}
+        replaced: dict[fx.Node, fx.Node] = {}
         position = {node: number for number, node in enumerate(program.nodes)}
         for source, layers in groups.items():
-            x, gelu = _before_gelu(source, layers)
+            x, gelu = _before_gelu(replaced.get(source, source), layers)
             first = min(layers, key=position.__getitem__)
-            pair = rewriter.insert(fused.quantize_tokens_op, (x, fmt.dtype, gelu), before=first, sources=(source,))
-            codes, scales = (
-                rewriter.insert(operator.getitem, (pair, n), before=first, sources=(source,)) for n in (0, 1)
-            )
+            pair = rewriter.insert(fused.quantize_tokens_op, (x, fmt.dtype, gelu), before=first, sources=(x,))
+            codes, scales = (rewriter.insert(operator.getitem, (pair, n), before=first, sources=(x,)) for n in (0, 1))
             for layer in layers:
                 weight = layer.args[1]
                 assert isinstance(weight, fx.Node)
@@ -87,7 +86,8 @@ class QuantizeLinear(ir.Pass):
                     params[weight] = _quantized_params(rewriter, weight, fmt)
                 bias = layer.args[2] if len(layer.args) == 3 else None
                 dtype = ir.tensor_type(layer).dtype
-                rewriter.replace_with(layer, fused.scaled_linear_op, (codes, scales, *params[weight], bias, dtype))
+                operands = (codes, scales, *params[weight], bias, dtype)
+                replaced[layer] = rewriter.replace_with(layer, fused.scaled_linear_op, operands)
             if gelu:
                 rewriter.erase(source)
         for weight in params:

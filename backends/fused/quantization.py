@@ -75,7 +75,8 @@ def refusal(fmt: Format, device: str) -> str | None:
     found = torch.cuda.get_device_capability()
     if found < fmt.capability:
         need, have = (".".join(map(str, version)) for version in (fmt.capability, found))
-        return f"{fmt.name} needs a GPU of compute capability {need} or more; this {torch.cuda.get_device_name()} has {have}"
+        gpu = torch.cuda.get_device_name()
+        return f"{fmt.name} needs a GPU of compute capability {need} or more; this {gpu} has {have}"
     return None
 
 

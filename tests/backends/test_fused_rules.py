@@ -3,13 +3,24 @@
 from __future__ import annotations
 
 import pytest
+import torch
 
 from fastvideo.backends import fused
 from fastvideo_ir.ops.registry import OpDef, registry
-from tests.ir.cases.case import Case, call, case
+from tests.ir.cases.case import Call, Case, Draw, call, case
 from tests.ir.oracle import check_case
 
+
+def _scaled(d: Draw, bias: bool) -> Call:
+    operands = d.real("bsi"), d.positive("bs1"), d.real("oi"), d.positive("o"), d.real("o") if bias else None
+    return call(*operands, torch.float64)
+
+
 CASES = [
+    case("fv.quantize_tokens", lambda d: call(d.real("bsi"), torch.int8), "01"),
+    case("fv.quantize_tokens", lambda d: call(d.real("si"), torch.int8, True), "0"),
+    case("fv.scaled_linear", lambda d: _scaled(d, True), "012", sums=[(0, 2), (2, 1)]),
+    case("fv.scaled_linear", lambda d: _scaled(d, False), "012", sums=[(0, 2), (2, 1)]),
     case("fv.linear_gelu", lambda d: call(d.real("bsi"), d.real("oi"), d.real("o")), "012"),
     case("fv.linear_gelu", lambda d: call(d.real("si"), d.real("oi"), d.real("o")), "01"),
 ]

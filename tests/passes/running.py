@@ -57,21 +57,27 @@ def random_values(program: ir.Program, seed: int = 0) -> Values:
 
 
 def run_whole(program: ir.Program, values: Values) -> list[Any]:
-    return ir.interpreter.evaluate(program, *values, device=CPU)
+    params, inputs = values
+    return ir.interpreter.evaluate(program, made_params(program, params), inputs, device=CPU)
+
+
+def made_params(program: ir.Program, params: dict[str, Tensor]) -> dict[str, Tensor]:
+    """What a program reads, by key, from the model's tensors by source."""
+    return {param.key: param.made_from(params[param.source]) for param in program.params.values()}
 
 
 def run_ranks(program: ir.Program, values: Values) -> list[list[Any]]:
     """Outputs per rank of a program with explicit collectives; each rank gets its pieces of the params alone."""
     params, inputs = values
     ranks = range(program.mesh.num_ranks)
-    kinds = {program.params[node.name].source: ir.tensor_type(node) for node in program.param_nodes}
+    kinds = {program.params[node.name].key: ir.tensor_type(node) for node in program.param_nodes}
     programs = [localize(program, rank) for rank in ranks]
     for local in programs:
         ir.verify(local)
     pieces = [
         {
-            source: ir.local_slice(tensor, kinds[source], program.mesh, program.mesh.coordinates(rank))
-            for source, tensor in params.items()
+            key: ir.local_slice(tensor, kinds[key], program.mesh, program.mesh.coordinates(rank))
+            for key, tensor in made_params(program, params).items()
         }
         for rank in ranks
     ]

@@ -36,7 +36,8 @@ def test_program_after_its_passes(file: Path) -> None:
     printed = ir.print_program(after)
     filecheck(printed, text)
     assert ir.print_program(ir.parse_program(printed)) == printed
-    assert_same_numbers(before, after)
+    approximate = re.search(r"^// TOLERANCE: (.+)$", text, re.MULTILINE)
+    assert_same_numbers(before, after, float(approximate[1]) if approximate else 1e-5)
 
 
 def test_every_pass_has_a_file() -> None:

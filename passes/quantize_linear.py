@@ -198,4 +198,5 @@ def layer_error(x: Tensor, weight: Tensor, format_name: str) -> Tensor:
         None,
         exact.dtype,
     )
-    return (found - exact).double().norm() / exact.double().norm().clamp_min(quantization.SMALLEST)
+    error: Tensor = (found - exact).double().norm() / exact.double().norm().clamp_min(quantization.SMALLEST)
+    return error

@@ -15,7 +15,7 @@ from fastvideo_ir.errors import InvalidArgumentError, ShardingError, UnknownName
 
 from .passes.planner.policy import refuse_small_batch
 
-AXES = ("dp", "cfg", "sp", "tp")
+AXES = ("dp", "cfg", "ring", "sp", "tp")
 """Outermost first: ranks that talk most are neighbours."""
 
 
@@ -25,6 +25,8 @@ class Parallel:
 
     Attributes:
         sp: sequence parallelism: tokens, and heads inside attention; weights stay whole.
+        ring: sequence parallelism that leaves heads whole: keys and values go around the ranks. With ``sp`` it divides
+            attention by heads and by tokens at once: 12 heads on 8 ranks are ``Parallel(sp=4, ring=2)``.
         tp: tensor parallelism: weights are cut.
         cfg: the two halves of a guided step, or any other batch, on different ranks.
         dp: several samples on different ranks.
@@ -41,6 +43,7 @@ class Parallel:
     tp: int = 1
     cfg: int = 1
     dp: int = 1
+    ring: int = 1
     placements: Mapping[str, Mapping[str, int | None]] = field(default_factory=dict, hash=False)
 
     def __post_init__(self) -> None:

@@ -61,6 +61,9 @@ all_reduce = PlacementOp("all_reduce")
 class TransferOp:
     """A target of ``call_function`` nodes of local programs: one exchange of flat buffers between ranks.
 
+    A transfer starts where it stands and is awaited where its result is first read. What stands in between runs
+    meanwhile, so the order of the graph alone says what overlaps.
+
     Only an interpreter with a communicator can run it, so calling it is an error.
     """
 

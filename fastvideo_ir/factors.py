@@ -56,6 +56,21 @@ Assignment: TypeAlias = Mapping[int, Layout]
 
 
 @dataclass(frozen=True, slots=True)
+class Travel:
+    """A loop that one rank may run over piece by piece, while the pieces go around the ranks of an axis (a ring).
+
+    Attributes:
+        factor: the loop; WHOLE where nothing travels.
+        stays: the factor whose pieces stay on their ranks of the same axis.
+        operands: those that travel; ``factor`` alone makes up one dim of each.
+    """
+
+    factor: int
+    stays: int
+    operands: tuple[int, ...]
+
+
+@dataclass(frozen=True, slots=True)
 class FactorRule:
     """The factors of one op at given shapes.
 
@@ -65,6 +80,7 @@ class FactorRule:
         results: expression of every result; None for an absent one.
         linear: sets of operands in which the op is jointly linear: partial sums of all of them give a partial result.
         addends: operands that are added to a sum over a SUM factor (a bias): they must be partial where it is sharded.
+        travel: what may go around the ranks of an axis, if anything.
     """
 
     factors: tuple[Factor, ...]
@@ -72,6 +88,7 @@ class FactorRule:
     results: tuple[TensorExpr | None, ...]
     linear: tuple[tuple[int, ...], ...] = ()
     addends: tuple[int, ...] = ()
+    travel: Travel | None = None
 
     def size(self, term: Term) -> int:
         return math.prod(self.factors[index].size for index in term)
@@ -224,6 +241,40 @@ class FactorRule:
             found[Strategy(tuple(placed), results, None)] = None
         return list(found)
 
+    def ring_strategies(self, layouts: Sequence[Sequence[Sequence[Layout]]]) -> list[Strategy]:
+        """Every way to run the op as a ring over one axis; arguments as for :meth:`strategies`.
+
+        Where what stays and what travels are equally long, both are cut alike.
+        """
+        if self.travel is None:
+            return []
+        stays, travels = ((((index,),)) for index in (self.travel.stays, self.travel.factor))
+        staying = _layouts_of(stays, self.operands, layouts)
+        found: dict[Strategy, None] = {}
+        for layout in staying:
+            base = self.placements({self.travel.stays: layout})
+            if base is None:
+                continue
+            same = self.factors[self.travel.factor].size == layout.size
+            for other in (layout,) if same else _layouts_of(travels, self.operands, layouts):
+                operands = list(base.operands)
+                for number in self.travel.operands:
+                    operands[number] = Shard(self.operands[number].index(travels), other)
+                found[Strategy(tuple(operands), base.results, base.divided, travelling=self.travel.operands)] = None
+        return list(found)
+
+
+def _layouts_of(
+    wanted: DimExpr, tensors: Sequence[TensorExpr], layouts: Sequence[Sequence[Sequence[Layout]]]
+) -> list[Layout]:
+    """Candidate layouts of the dims that ``wanted`` makes up."""
+    found: dict[Layout, None] = {}
+    for tensor, dims in zip(tensors, layouts, strict=False):  # layouts go on with those of the results
+        for expr, candidates in zip(tensor, dims, strict=True):
+            if expr == wanted:
+                found.update(dict.fromkeys(candidates))
+    return list(found)
+
 
 @dataclass(frozen=True, slots=True)
 class Strategy:
@@ -235,6 +286,8 @@ class Strategy:
         divided: the layout whose pieces say how much of the work each rank does; None where every rank does all.
         expanded: whether the op must be run as its expansion.
         statistics: what the ranks then reduce inside of it, where a planner has asked for that.
+        travelling: operands whose pieces go around the ranks, so that every rank meets all of them; see
+            :class:`Travel`.
     """
 
     operands: tuple[Placement, ...]
@@ -242,6 +295,7 @@ class Strategy:
     divided: Layout | None = None
     expanded: bool = False
     statistics: tuple[TensorType, ...] = ()
+    travelling: tuple[int, ...] = ()
 
     def largest_share(self, parts: int) -> float:
         """Fraction of the op's work that the busiest of ``parts`` ranks does."""
@@ -296,6 +350,7 @@ class RuleBuilder:
         *,
         linear: Sequence[Sequence[int]] = (),
         addends: Sequence[int] = (),
+        travel: Travel | None = None,
     ) -> FactorRule:
         return FactorRule(
             tuple(self._factors),
@@ -303,6 +358,7 @@ class RuleBuilder:
             tuple(None if tensor is None else tuple(tensor) for tensor in results),
             tuple(tuple(group) for group in linear),
             tuple(addends),
+            travel,
         )
 
 

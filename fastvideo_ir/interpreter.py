@@ -7,7 +7,7 @@ decides what that means: a process group for one rank among others, plain tensor
 
 from __future__ import annotations
 
-from collections.abc import Generator, Iterator, Mapping, Sequence
+from collections.abc import Callable, Generator, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from contextvars import ContextVar
 from dataclasses import dataclass
@@ -24,16 +24,38 @@ from .program import Program, Stage, tensor_type
 from .types import local_slice
 
 
-class Communicator(Protocol):
-    """Exchanges flat buffers between the ranks of one mesh axis. Pieces lie end to end, in axis order."""
+@dataclass(frozen=True)
+class Pending:
+    """A transfer under way.
 
-    def exchange(self, axis: str, send: Tensor, send_numels: list[int], receive_numels: list[int]) -> Tensor:
+    Attributes:
+        result: where it arrives; not to be read before :attr:`finish` has returned.
+        finish: makes sure that whatever reads the result from now on finds it.
+        kept: what is sent, which must not be freed before.
+    """
+
+    result: Tensor
+    finish: Callable[[], None]
+    kept: Tensor
+
+    def wait(self) -> Tensor:
+        self.finish()
+        return self.result
+
+
+class Communicator(Protocol):
+    """Exchanges flat buffers between the ranks of one mesh axis. Pieces lie end to end, in axis order.
+
+    Transfers may be under way when a method returns; all peers start theirs in the same order.
+    """
+
+    def exchange(self, axis: str, send: Tensor, send_numels: list[int], receive_numels: list[int]) -> Tensor | Pending:
         """All-to-all with uneven pieces, this rank's own among them."""
 
-    def all_gather(self, axis: str, value: Tensor, numels: list[int]) -> Tensor:
+    def all_gather(self, axis: str, value: Tensor, numels: list[int]) -> Tensor | Pending:
         """``value`` of every peer; sizes may differ."""
 
-    def all_reduce(self, axis: str, value: Tensor) -> Tensor:
+    def all_reduce(self, axis: str, value: Tensor) -> Tensor | Pending:
         """Sum over the peers, as a new tensor of the same shape."""
 
     def broadcast(self, value: Tensor) -> Tensor:
@@ -69,7 +91,7 @@ class Broadcast:
 
 
 Request = Exchange | AllGather | AllReduce | Broadcast
-RankRun = Generator[Request, Tensor, list[Any]]
+RankRun = Generator[Request, Tensor | Pending, list[Any]]
 """A rank in execution: yields requests, receives their results, returns the outputs."""
 
 _current_rank: ContextVar[int | None] = ContextVar("current_rank", default=None)
@@ -183,7 +205,7 @@ def _as_rank(rank: int) -> Iterator[None]:
         _current_rank.reset(token)
 
 
-def _serve(request: Request, communicator: Communicator) -> Tensor:
+def _serve(request: Request, communicator: Communicator) -> Tensor | Pending:
     match request:
         case Exchange(axis, send, send_numels, receive_numels):
             return communicator.exchange(axis, send, send_numels, receive_numels)
@@ -218,7 +240,7 @@ def _run(
         raise InvalidArgumentError(f"the program takes {len(program.input_nodes)} tensors, got {len(inputs)}")
     first = next(iter([*inputs, *params.values()]), None)
     device = device or (first.device if first is not None else torch.device("cpu"))
-    values: dict[fx.Node, Any] = {}
+    values = _Values()
     remaining_inputs = iter(inputs)
     last_use = {operand: node for node in program.nodes for operand in node.all_input_nodes}
     for node in program.nodes:
@@ -230,7 +252,20 @@ def _run(
             for operand in set(node.all_input_nodes):
                 if last_use[operand] is node:
                     del values[operand]
-    return [values[value] if isinstance(value, fx.Node) else value for value in program.output_values]
+    outputs = [values[value] if isinstance(value, fx.Node) else value for value in program.output_values]
+    for node in values:
+        values[node]  # no transfer outlives its run, whether its result is read or not
+    return outputs
+
+
+class _Values(dict[fx.Node, Any]):
+    """What nodes have yielded. Reading the result of a transfer awaits it."""
+
+    def __getitem__(self, node: fx.Node) -> Any:
+        value = super().__getitem__(node)
+        if isinstance(value, Pending):
+            value = self[node] = value.wait()
+        return value
 
 
 def _input(program: Program, node: fx.Node, value: Tensor) -> Tensor:
@@ -242,7 +277,7 @@ def _input(program: Program, node: fx.Node, value: Tensor) -> Tensor:
 
 def _step(
     program: Program, node: fx.Node, values: Mapping[fx.Node, Any], device: torch.device
-) -> Generator[Request, Tensor, Any]:
+) -> Generator[Request, Tensor | Pending, Any]:
     if isinstance(node.target, Block):  # many operands, all of them tensors: what makes up a lowered program
         return node.target(*[values[operand] for operand in node.args])  # type: ignore[index]
     args, kwargs = map_arguments(node, lambda operand: values[operand])

@@ -10,8 +10,9 @@ from .collectives import Move
 from .diagnostics import node_error
 from .factors import FactorRule, Strategy, replicated
 from .first_rank import runs_on_first_rank
-from .graph import is_getitem, result_types, tensor_operands
+from .graph import bind, is_getitem, result_types, tensor_operands
 from .infer import infer_type
+from .ops.attention import is_ring
 from .ops.registry import of
 from .program import INFO_KEY, Program, Stage, info, tensor_type, value_type
 from .types import Partial, Replicate, Shard, TensorType, TupleType, ValueType, tensor_types
@@ -177,6 +178,12 @@ def _verify_placements(program: Program, node: fx.Node) -> None:
                 "placement-mismatch",
                 f"({shown}) -> {value_type(node)} breaks the op's rule over axis {axis!r}",
             )
+        # Until reshards are lowered, types alone say what travels.
+        travels_over = bind(node)["axis"] if is_ring(node) else None
+        if program.stage > Stage.PLACED and bool(strategy.travelling) != (axis == travels_over):
+            raise node_error(
+                program, node, "ring", f"keys travel over {travels_over!r}, but the types say otherwise of {axis!r}"
+            )
 
 
 def rule_of(node: fx.Node) -> FactorRule | None:
@@ -201,7 +208,7 @@ def strategy_of(
             placement = kind.placement(axis)
             at = placement if isinstance(placement, Shard) else None
             layouts.append([[at.layout] if at and at.dim == dim else [] for dim in range(len(kind.shape))])
-        candidates += rule.strategies(layouts)
+        candidates += rule.strategies(layouts) + rule.ring_strategies(layouts)
     for strategy in candidates:
         if strategy.operands == have and strategy.results == give:
             return strategy

@@ -8,9 +8,11 @@ from __future__ import annotations
 import fastvideo_ir as ir
 from fastvideo_ir.first_rank import runs_on_first_rank
 from fastvideo_ir.ops import RankView
+from fastvideo_ir.ops.attention import is_ring
 
 from .first_rank import keep_on_first_rank
 from .local_collectives import Expansion
+from .local_ring import RingExpansion
 
 
 class Localize(ir.Pass):
@@ -33,6 +35,9 @@ class Localize(ir.Pass):
         for node in list(program.nodes):
             if isinstance(node.target, ir.dialect.PlacementOp):
                 Expansion(rewriter, node).expand()
+                continue
+            if is_ring(node):
+                RingExpansion(rewriter, node).expand()
                 continue
             if runs_on_first_rank(node):
                 keep_on_first_rank(rewriter, node)

@@ -1,4 +1,7 @@
-"""``lower-reshards``: turns each ``fv.reshard`` into local cuts and collectives, one axis at a time."""
+"""``lower-reshards``: turns each ``fv.reshard`` into local cuts and collectives, one axis at a time.
+
+An attention whose keys are spread over an axis becomes a ring.
+"""
 
 from __future__ import annotations
 
@@ -8,6 +11,8 @@ from torch import fx
 
 import fastvideo_ir as ir
 from fastvideo_ir.expansion import is_expanded
+from fastvideo_ir.graph import bind, tensor_operands
+from fastvideo_ir.ops.attention import ring_forms
 from fastvideo_ir.types import TupleType
 
 
@@ -33,6 +38,24 @@ class LowerReshards(ir.Pass):
                 for axis, kind in moves(ir.tensor_type(source), ir.tensor_type(node)):
                     value = _move(rewriter, value, axis, kind, node)
                 rewriter.replace(node, value)
+            elif (over := _travels_over(node)) is not None:
+                _make_ring(rewriter, node, over)
+
+
+def _travels_over(node: fx.Node) -> str | None:
+    """The axis that keys and values of an attention are spread over."""
+    if ring_forms(node.target) is None:
+        return None
+    keys = ir.tensor_type(tensor_operands(node)[1]).dims[-2]
+    return keys.axes[-1] if keys else None
+
+
+def _make_ring(rewriter: ir.Rewriter, node: fx.Node, axis: str) -> None:
+    forms = ring_forms(node.target)
+    assert forms is not None
+    arguments = (*bind(node).values(), axis)
+    rewriter.set_target(node, forms.ring)
+    rewriter.set_arguments(node, arguments, {})
 
 
 def moves(source: ir.TensorType, target: ir.TensorType) -> list[tuple[str, ir.TensorType]]:

@@ -12,7 +12,6 @@ tiny model gets the plan of its large sister.
 
 from __future__ import annotations
 
-import math
 import warnings
 from dataclasses import replace
 
@@ -22,11 +21,12 @@ import fastvideo_ir as ir
 from fastvideo_ir.factors import Strategy, replicated
 from fastvideo_ir.first_rank import runs_on_first_rank
 from fastvideo_ir.graph import is_getitem, result_types, tensor_operands
-from fastvideo_ir.ops.attention import attention_rule
+from fastvideo_ir.ops.attention import is_attention, is_causal
 from fastvideo_ir.repeats import find_repeats
 from fastvideo_ir.types import TupleType
 from fastvideo_ir.values import tensor_of
 
+from .planner.allowed import allowed
 from .planner.candidates import Candidates, Rules
 from .planner.cost import CostModel, Hardware, Work, largest_local_numel
 from .planner.policy import policy_of, refuse_small_batch
@@ -126,8 +126,10 @@ def plan_axis(program: ir.Program, axis: str, settled: frozenset[str], options: 
     for node in calls:
         rule = rules.of[node]
         found = rules.strategies(rule, candidates.around(node)) if rule else []
-        found = _allowed(program, node, found, axis, works[node], statistics)
+        found = allowed(program, node, found, axis, works[node], statistics)
         strategies[node] = [replicated(len(tensor_operands(node)), result_types(node)), *found]
+    if policy_of(axis).whole_heads:
+        _refuse_causal(calls, works, axis, options.replicated)
     repeats = find_repeats(
         calls, lambda node: node.name in program.params, lambda node: (id(rules.of[node]), works[node])
     )
@@ -143,6 +145,19 @@ def plan_axis(program: ir.Program, axis: str, settled: frozenset[str], options: 
             _refuse_idle(plan, works, axis, model.parts)
             return plan
         threshold /= 4
+
+
+def _refuse_causal(calls: list[fx.Node], works: dict[fx.Node, Work], axis: str, replicated: float) -> None:
+    """Each query of a causal attention sees other keys, and its heads stay whole here: nothing is left to divide."""
+    causal = [node for node in calls if is_attention(node) and is_causal(node)]
+    if sum(works[node].flops for node in causal) > replicated * sum(work.flops for work in works.values()):
+        node = max(causal, key=lambda node: works[node].flops)
+        place = ir.info(node).location
+        raise ir.errors.ShardingError(
+            f"axis {axis!r} cannot divide %{node.name}{f' ({place})' if place else ''}: it is causal, and a ring takes "
+            "attentions alone in which every query sees every key or a mask says which",
+            hint="divide its heads, with sp or tp",
+        )
 
 
 def _refuse_idle(plan: Plan, works: dict[fx.Node, Work], axis: str, parts: int) -> None:
@@ -168,8 +183,22 @@ def _force_division(
         if dividing and works[node].flops >= max(threshold, 1):
             best = min(s.largest_share(parts) for s in dividing)
             limit = max(best, UNEVEN / parts)
-            result[node] = [s for s in dividing if s.largest_share(parts) <= limit]
+            even = [s for s in dividing if s.largest_share(parts) <= limit]
+            result[node] = _without_needless_rings(even)
     return result
+
+
+def _without_needless_rings(strategies: list[Strategy]) -> list[Strategy]:
+    """Without those in which operands travel that another one cuts for good, as keys and values by heads.
+
+    At full size a ring's kernels cost more than that exchange; tiny tensors would not show it.
+    """
+    cut = [s for s in strategies if not s.travelling]
+    return [
+        s
+        for s in strategies
+        if not s.travelling or not any(all(isinstance(c.operands[n], ir.Shard) for n in s.travelling) for c in cut)
+    ]
 
 
 def replicated_work(
@@ -187,7 +216,7 @@ def replicated_work(
 
 def _attention_operands(program: ir.Program) -> list[ir.TensorType]:
     """Types of what all attentions read, as the measure of a model's token streams."""
-    sites = [node for node in program.nodes if (op := ir.ops.of(node)) and op.rule is attention_rule]
+    sites = [node for node in program.nodes if is_attention(node)]
     return [ir.tensor_type(operand) for node in sites for operand in tensor_operands(node)[:3]]
 
 
@@ -200,63 +229,6 @@ def _at_scale(program: ir.Program, hardware: Hardware, settled: frozenset[str]) 
     if not largest:
         return hardware
     return replace(hardware, latency=min(hardware.latency, LATENCY_SHARE * largest / hardware.link_bandwidth))
-
-
-def _allowed(
-    program: ir.Program, node: fx.Node, strategies: list[Strategy], axis: str, work: Work, statistics: Statistics
-) -> list[Strategy]:
-    policy = policy_of(axis)
-    operands = tensor_operands(node)
-    stays_whole = [axis in ir.info(o).pinned and ir.tensor_type(o).placement(axis) == ir.Replicate() for o in operands]
-    is_param = [operand.op == "placeholder" and operand.name in program.params for operand in operands]
-    kinds = [ir.tensor_type(operand) for operand in operands]
-    results = result_types(node)
-    allowed = []
-    for strategy in strategies:
-        params = [p for p, param in zip(strategy.operands, is_param, strict=True) if param]
-        weights = [
-            p
-            for p, param, kind in zip(strategy.operands, is_param, kinds, strict=True)
-            if param and len(kind.shape) > 1
-        ]
-        if policy.whole_params and any(p != ir.Replicate() for p in params):
-            continue
-        if policy.divided_matmuls_shard_params and work.flops and strategy.divided and ir.Replicate() in weights:
-            continue
-        if any(p != ir.Replicate() for p, pinned in zip(strategy.operands, stays_whole, strict=True) if pinned):
-            continue
-        placed = [*zip(kinds, strategy.operands, strict=True), *zip(results, strategy.results, strict=True)]
-        if all(kind is None or p is None or _fits(kind, p) for kind, p in placed):
-            divided = _left_to_divide(program, axis, strategy, placed)
-            allowed.append(replace(strategy, divided=divided, statistics=statistics.of(node, strategy)))
-    return allowed
-
-
-def _left_to_divide(
-    program: ir.Program,
-    axis: str,
-    strategy: Strategy,
-    placed: list[tuple[ir.TensorType | None, ir.Placement | None]],
-) -> ir.Layout | None:
-    """What settled axes leave of the layout that the strategy divides; None where that is one unit a segment."""
-    layout = strategy.divided
-    for kind, placement in placed:
-        if layout is None or kind is None or not isinstance(placement, ir.Shard) or placement.layout != layout:
-            continue
-        settled = kind.dims[placement.dim]
-        if settled is not None:
-            parts = math.prod(program.mesh.size(other) for other in settled.axes if other != axis)
-            left = [ir.Segment(-(-s.size // s.unit // parts) * s.unit, s.unit) for s in layout.segments]
-            return ir.Layout(tuple(left)) if any(s.size > s.unit for s in left) else None
-    return layout
-
-
-def _fits(kind: ir.TensorType, placement: ir.Placement) -> bool:
-    """Whether the placement can be added on top of the settled axes."""
-    if not isinstance(placement, ir.Shard):
-        return True
-    settled = kind.dims[placement.dim]
-    return settled is None or settled.layout == placement.layout
 
 
 def _apply(rewriter: ir.Rewriter, axis: str, strategies: dict[fx.Node, Strategy]) -> None:

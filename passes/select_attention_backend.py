@@ -9,6 +9,7 @@ import torch
 import fastvideo_ir as ir
 
 from ..backends import attention
+from .planner.policy import policy_of
 
 
 class SelectAttentionBackend(ir.Pass):
@@ -38,7 +39,8 @@ class SelectAttentionBackend(ir.Pass):
 
     def run(self, program: ir.Program) -> None:
         rewriter = ir.Rewriter(program, self.name)
+        ring = any(policy_of(axis).whole_heads for axis in program.mesh.names)
         for node in list(program.nodes):
             if node.target is torch.ops.fv.attention.default:
-                chosen = attention.choose(attention.AttentionSite.of(node, self.device), self.backend)
+                chosen = attention.choose(attention.AttentionSite.of(node, self.device, ring), self.backend)
                 rewriter.set_target(node, attention.op_of(chosen.backend))

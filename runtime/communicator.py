@@ -6,6 +6,7 @@ import torch
 from torch import Tensor
 
 import fastvideo_ir as ir
+from fastvideo_ir.interpreter import Pending
 
 from .process_groups import ProcessGroups
 
@@ -23,14 +24,14 @@ class MeshCommunicator:
         for ranks in self._ranks.values():
             groups.connect(ranks)
 
-    def exchange(self, axis: str, send: Tensor, send_numels: list[int], receive_numels: list[int]) -> Tensor:
+    def exchange(self, axis: str, send: Tensor, send_numels: list[int], receive_numels: list[int]) -> Tensor | Pending:
         """All-to-all with uneven pieces, which lie end to end in one buffer."""
         ranks = self._ranks[axis]
         if len(ranks) == 1:
             return send.clone()
         return self._groups.all_to_all(ranks, send.contiguous(), send_numels, receive_numels)
 
-    def all_gather(self, axis: str, value: Tensor, numels: list[int]) -> Tensor:
+    def all_gather(self, axis: str, value: Tensor, numels: list[int]) -> Tensor | Pending:
         """``value`` of every peer. Uneven ones are exchanged: the all-gather of c10d takes equal shards only."""
         ranks = self._ranks[axis]
         if len(ranks) == 1:
@@ -39,13 +40,14 @@ class MeshCommunicator:
             return self.exchange(axis, value.repeat(len(ranks)), [value.numel()] * len(ranks), numels)
         return self._groups.all_gather(ranks, value.contiguous())
 
-    def all_reduce(self, axis: str, value: Tensor) -> Tensor:
+    def all_reduce(self, axis: str, value: Tensor) -> Tensor | Pending:
         """Sum over the peers, as a new tensor; every peer gets the same bits."""
         ranks = self._ranks[axis]
         total = value.clone(memory_format=torch.contiguous_format)
-        if len(ranks) > 1:
-            self._groups.all_reduce_(ranks, torch.view_as_real(total) if total.is_complex() else total)
-        return total
+        if len(ranks) == 1:
+            return total
+        pending = self._groups.all_reduce_(ranks, torch.view_as_real(total) if total.is_complex() else total)
+        return Pending(total, pending.finish, total)
 
     def broadcast(self, value: Tensor) -> Tensor:
         """The value of rank 0, received in ``value`` itself elsewhere."""

@@ -19,6 +19,8 @@ import torch
 from torch import Tensor
 from torch._C import _distributed_c10d as c10d
 
+from fastvideo_ir.interpreter import Pending
+
 from .channel import SLICE_SECONDS, Check
 from .launch import NCCL_SETTINGS
 from .progress import Progress
@@ -81,33 +83,35 @@ class ProcessGroups:
         """Fill ``value`` on every rank with that of rank 0. Contiguous; any dtype."""
         options = c10d.BroadcastOptions()
         options.rootRank, options.rootTensor, options.timeout = 0, 0, _NO_TIMEOUT
-        self._run(self.everybody, lambda backend: backend.broadcast([as_bytes(value)], options))
+        self._start(self.everybody, lambda backend: backend.broadcast([as_bytes(value)], options))()
 
     def all_to_all(
         self, ranks: tuple[int, ...], value: Tensor, send_numels: list[int], receive_numels: list[int]
-    ) -> Tensor:
+    ) -> Pending:
         """Send consecutive pieces of a flat ``value`` to the ranks; the pieces received, one behind the other."""
         options = c10d.AllToAllOptions()
         options.timeout = _NO_TIMEOUT
         size = value.element_size()
         result = value.new_empty(sum(receive_numels))
         receive, send = [n * size for n in receive_numels], [n * size for n in send_numels]
-        self._run(ranks, lambda b: b.alltoall_base(as_bytes(result), as_bytes(value), receive, send, options))
-        return result
+        finish = self._start(
+            ranks, lambda b: b.alltoall_base(as_bytes(result), as_bytes(value), receive, send, options)
+        )
+        return Pending(result, finish, value)
 
-    def all_gather(self, ranks: tuple[int, ...], value: Tensor) -> Tensor:
+    def all_gather(self, ranks: tuple[int, ...], value: Tensor) -> Pending:
         """Flat values of equal size of all ranks, one behind the other."""
         options = c10d.AllgatherOptions()
         options.timeout = _NO_TIMEOUT
         result = value.new_empty(value.numel() * len(ranks))
-        self._run(ranks, lambda b: b._allgather_base(as_bytes(result), as_bytes(value), options))
-        return result
+        finish = self._start(ranks, lambda b: b._allgather_base(as_bytes(result), as_bytes(value), options))
+        return Pending(result, finish, value)
 
-    def all_reduce_(self, ranks: tuple[int, ...], value: Tensor) -> None:
+    def all_reduce_(self, ranks: tuple[int, ...], value: Tensor) -> Pending:
         """Replace ``value`` by its sum over the ranks."""
         options = c10d.AllreduceOptions()
         options.reduceOp, options.timeout = c10d.ReduceOp(c10d.ReduceOp.SUM), _NO_TIMEOUT
-        self._run(ranks, lambda backend: backend.allreduce([value], options))
+        return Pending(value, self._start(ranks, lambda backend: backend.allreduce([value], options)), value)
 
     def abort(self) -> None:
         """Give up whatever runs on the device. From any thread; afterwards no group works."""
@@ -121,17 +125,23 @@ class ProcessGroups:
         self._backends.clear()
         del self._store
 
-    def _run(self, ranks: tuple[int, ...], start: Callable[[Any], Any]) -> None:
+    def _start(self, ranks: tuple[int, ...], start: Callable[[Any], Any]) -> Callable[[], None]:
+        """Start a collective; what awaits its end."""
         if len(ranks) == 1:
             raise AssertionError("a group of one rank has nothing to exchange")
         self._progress.advance()
         with _losing_peers():
             work = start(self._backends[ranks])
-            if self._check is None or self.device.type == "cuda":
-                work.wait()  # on CUDA the current stream waits, the host does not
-            else:
-                self._wait_in_slices(work, self._check)
-        self._progress.advance()
+
+        def finish() -> None:
+            with _losing_peers():
+                if self._check is None or self.device.type == "cuda":
+                    work.wait()  # on CUDA the current stream waits, the host does not
+                else:
+                    self._wait_in_slices(work, self._check)
+            self._progress.advance()
+
+        return finish
 
     @staticmethod
     def _wait_in_slices(work: Any, check: Check) -> None:

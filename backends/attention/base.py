@@ -45,6 +45,7 @@ class AttentionSite:
         mask: boolean or additive mask, broadcastable to ``[batch, heads, queries, keys]``; None for none.
         scale: factor of the scores; None for ``head_dim ** -0.5``.
         causal: whether query i sees only the keys up to i.
+        ring: whether keys and values must be able to travel around the ranks of an axis.
         device: type of the device that the program will run on, e.g. ``"cuda"``.
         location: where the model calls it.
     """
@@ -57,6 +58,7 @@ class AttentionSite:
     causal: bool
     device: str
     location: ir.Location | None = None
+    ring: bool = False
 
     @property
     def dtype(self) -> torch.dtype:
@@ -72,7 +74,7 @@ class AttentionSite:
         return self.query.shape[2] == self.key.shape[2]
 
     @staticmethod
-    def of(node: fx.Node, device: str) -> AttentionSite:
+    def of(node: fx.Node, device: str, ring: bool = False) -> AttentionSite:
         """The site that an attention op makes."""
         arguments = bind(node)
         mask = arguments["mask"]
@@ -85,6 +87,7 @@ class AttentionSite:
             causal=arguments["causal"],
             device=device,
             location=ir.info(node).location,
+            ring=ring,
         )
 
 
@@ -109,6 +112,25 @@ class AttentionBackend(ABC):
 
         Queries or heads may be fewer than the site's: a rank has its share of them.
         """
+
+    def run_with_lse(
+        self, q: Tensor, k: Tensor, v: Tensor, mask: Tensor | None, scale: float | None, causal: bool
+    ) -> tuple[Tensor, Tensor]:
+        """As :meth:`run`, and the log-sum-exp of each query's scores, by which a ring merges its pieces.
+
+        A backend that overrides this can run ring attention; see :func:`fastvideo_ir.ops.ring.define_ring_forms`.
+        """
+        raise NotImplementedError(f"{self.name} tells no log-sum-exp")
+
+    @property
+    def tells_lse(self) -> bool:
+        return type(self).run_with_lse is not AttentionBackend.run_with_lse
+
+    def answer(self, site: AttentionSite) -> Support:
+        """:meth:`supports`, and whether the keys can travel where they must."""
+        if site.ring and not self.tells_lse:
+            return No("it tells no log-sum-exp, by which a ring merges its pieces")
+        return self.supports(site)
 
     def reference(
         self, q: Tensor, k: Tensor, v: Tensor, mask: Tensor | None, scale: float | None, causal: bool

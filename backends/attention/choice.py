@@ -41,7 +41,7 @@ def choose(site: AttentionSite, wish: str = AUTO) -> Choice:
     """
     if wish != AUTO:
         backend = named(wish)
-        answer = backend.supports(site)
+        answer = backend.answer(site)
         if isinstance(answer, No):
             raise BackendUnavailableError(
                 f"attention backend {wish} cannot run the attention{_where(site)}: {answer.reason}",
@@ -51,7 +51,7 @@ def choose(site: AttentionSite, wish: str = AUTO) -> Choice:
     refusals: list[tuple[str, str]] = []
     spare: AttentionBackend | None = None
     for backend in backends().values():
-        answer = backend.supports(site) if backend.exact else No("not exact; runs only when named")
+        answer = backend.answer(site) if backend.exact else No("not exact; runs only when named")
         if isinstance(answer, No):
             refusals.append((backend.name, answer.reason))
         elif answer.preferred:

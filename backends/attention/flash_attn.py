@@ -7,6 +7,7 @@ Sources: Dao, "FlashAttention-2" (2023); Shah et al., "FlashAttention-3" (2024).
 from __future__ import annotations
 
 import importlib
+import inspect
 from collections.abc import Callable
 from dataclasses import dataclass
 from functools import lru_cache
@@ -15,6 +16,8 @@ from typing import Any
 
 import torch
 from torch import Tensor
+
+from fastvideo_ir.ops.ring import attention_with_lse
 
 from .base import AttentionBackend, AttentionSite, No, Support, Yes
 
@@ -84,3 +87,15 @@ class FlashAttention(AttentionBackend):
         out = kernel(*(x.transpose(1, 2) for x in (q, k, v)), softmax_scale=scale, causal=causal)
         result: Tensor = out[0] if isinstance(out, tuple) else out
         return result.transpose(1, 2)
+
+    def run_with_lse(
+        self, q: Tensor, k: Tensor, v: Tensor, mask: Tensor | None, scale: float | None, causal: bool
+    ) -> tuple[Tensor, Tensor]:
+        if q.device.type == "cpu":
+            return attention_with_lse(q, k, v, mask, scale, causal)
+        kernel = _kernel()
+        assert kernel is not None, "supports() said yes"
+        # Packages differ: some return the log-sum-exp always, the others where they are asked for their internals.
+        wish = {"return_attn_probs": True} if "return_attn_probs" in inspect.signature(kernel).parameters else {}
+        out, lse, *_ = kernel(*(x.transpose(1, 2) for x in (q, k, v)), softmax_scale=scale, causal=causal, **wish)
+        return out.transpose(1, 2), lse

@@ -14,7 +14,9 @@ from fastvideo_ir.ops.attention import (
     empty_result,
     heads_next_to_channels,
     register_attention_op,
+    ring_forms,
 )
+from fastvideo_ir.ops.ring import define_ring_forms
 
 from .base import AttentionBackend
 
@@ -52,7 +54,8 @@ def register(backend: AttentionBackend) -> None:
 
     packet = getattr(getattr(torch.ops, NAMESPACE), name.lower())
     register_flop_formula(packet)(attention_flop_count)
-    register_attention_op(packet.default, f"{NAMESPACE}.{name.lower()}")
+    forms = define_ring_forms(qualified, op, backend.run_with_lse) if backend.tells_lse else None
+    register_attention_op(packet.default, f"{NAMESPACE}.{name.lower()}", forms)
     _backends[name] = backend
     _ops[name] = packet.default
 
@@ -68,5 +71,8 @@ def op_of(backend: AttentionBackend) -> Any:
 
 
 def backend_of(target: Any) -> AttentionBackend | None:
-    """The backend whose op ``target`` is."""
-    return next((_backends[name] for name, op in _ops.items() if op is target), None)
+    """The backend whose op, or whose ring, ``target`` is."""
+    forms = ring_forms(target)
+    return next(
+        (_backends[name] for name, op in _ops.items() if op is target or (forms and ring_forms(op) is forms)), None
+    )

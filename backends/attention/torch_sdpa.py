@@ -2,8 +2,12 @@
 
 from __future__ import annotations
 
+import torch
 import torch.nn.functional as F
 from torch import Tensor
+
+from fastvideo_ir.ops.define import aten
+from fastvideo_ir.ops.ring import attention_with_lse
 
 from .base import AttentionBackend, AttentionSite, No, Support, Yes
 
@@ -23,3 +27,20 @@ class TorchSdpa(AttentionBackend):
     def run(self, q: Tensor, k: Tensor, v: Tensor, mask: Tensor | None, scale: float | None, causal: bool) -> Tensor:
         gqa = q.shape[1] != k.shape[1]
         return F.scaled_dot_product_attention(q, k, v, mask, 0.0, causal, scale=scale, enable_gqa=gqa)
+
+    def run_with_lse(
+        self, q: Tensor, k: Tensor, v: Tensor, mask: Tensor | None, scale: float | None, causal: bool
+    ) -> tuple[Tensor, Tensor]:
+        if not _flash_fits(q, v, mask):
+            return attention_with_lse(q, k, v, mask, scale, causal)
+        if q.shape[1] != k.shape[1]:
+            k, v = (x.repeat_interleave(q.shape[1] // x.shape[1], 1) for x in (k, v))
+        out, lse, *_ = aten._scaled_dot_product_flash_attention.default(q, k, v, 0.0, causal, scale=scale)
+        return out, lse
+
+
+def _flash_fits(q: Tensor, v: Tensor, mask: Tensor | None) -> bool:
+    """Whether PyTorch's flash kernel, which tells its log-sum-exp, takes these operands."""
+    on_gpu = q.device.type == "cuda" and torch.cuda.get_device_capability(q.device) >= (8, 0)
+    half, head_dim = q.dtype in (torch.float16, torch.bfloat16), q.shape[-1]
+    return on_gpu and half and mask is None and v.shape[-1] == head_dim and head_dim <= 256 and head_dim % 8 == 0

@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 import math
+from dataclasses import dataclass
+from typing import Any
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, fx
 from torch.utils.flop_counter import register_flop_formula
 
-from ..factors import FactorRule, RuleBuilder, product
+from ..factors import DimExpr, FactorRule, RuleBuilder, Travel, product
 from ..graph import bind, operand_type, tensor_operands
 from ..program import Stage
 from .define import aten, broadcast, define, operand_shapes, or_empty, result_shape
@@ -67,15 +69,54 @@ def attention_flop_count(q: tuple[int, ...], k: tuple[int, ...], v: tuple[int, .
 register_flop_formula(torch.ops.fv.attention)(attention_flop_count)
 
 
+@dataclass(frozen=True)
+class RingForms:
+    """Ops that run an attention whose keys and values go around the ranks of an axis; see :mod:`.ring`.
+
+    Attributes:
+        chunk: attention to some of the keys, ``(out, lse)``; takes the attention's own arguments.
+        ring: the whole of it; takes the axis as well.
+    """
+
+    chunk: Any
+    ring: Any
+
+
+_ring_forms: dict[Any, RingForms] = {}
+
+
+def ring_forms(target: Any) -> RingForms | None:
+    """The forms of the attention op ``target``, or of the ring op; None where keys cannot travel."""
+    return _ring_forms.get(target)
+
+
+def is_attention(node: fx.Node) -> bool:
+    op = registry.find(node.target) if node.op == "call_function" else None
+    return op is not None and op.rule is attention_rule
+
+
+def is_causal(node: fx.Node) -> bool:
+    """Whether an attention is causal."""
+    arguments = bind(node)
+    return bool(arguments.get("causal", arguments.get("is_causal", False)))
+
+
+def is_ring(node: fx.Node) -> bool:
+    """Whether ``node`` is an attention whose keys and values travel."""
+    forms = ring_forms(node.target)
+    return forms is not None and node.target is forms.ring
+
+
 def attention_rule(node: fx.Node) -> FactorRule:
     """``… s d, … t d, … t e -> … s e``: batch, heads and queries are parallel, keys and channels whole.
 
-    Grouped-query heads are a product: kv head × query head of the group. A causal op needs its queries whole.
+    Grouped-query heads are a product: kv head × query head of the group. A causal op needs its queries whole. Where the
+    op has :class:`RingForms`, keys and values may travel while queries stay.
     """
     arguments = bind(node)
     operands = tensor_operands(node)
     q, k, v = (operand_type(operand).shape for operand in operands[:3])
-    causal = bool(arguments.get("causal", arguments.get("is_causal", False)))
+    causal = is_causal(node)
     grouped = bool(arguments.get("enable_gqa", node.target is not aten.scaled_dot_product_attention.default))
     builder = RuleBuilder()
     leading = result_shape(node)[:-2]
@@ -96,7 +137,13 @@ def attention_rule(node: fx.Node) -> FactorRule:
         ],
         [[*batch, queries, values]],
         linear=((2,),),
+        travel=_travel(queries, keys) if ring_forms(node.target) and not causal else None,
     )
+
+
+def _travel(queries: DimExpr, keys: DimExpr) -> Travel | None:
+    stays, travels = queries[0], keys[0]
+    return Travel(travels[0], stays[0], (1, 2)) if stays and travels else None
 
 
 def attention_flops(node: fx.Node) -> int:
@@ -104,13 +151,23 @@ def attention_flops(node: fx.Node) -> int:
     return attention_flop_count(q, k, v)
 
 
-def register_attention_op(target: object, name: str) -> None:
-    """Add a backend's op, which takes the arguments of ``fv.attention``."""
+def register_attention_op(target: object, name: str, ring: RingForms | None = None) -> None:
+    """Add a backend's op, which takes the arguments of ``fv.attention``, and its forms for a ring."""
     assert callable(target)
     registry.register(OpDef(target, name, rule=attention_rule, flops=attention_flops, first=Stage.CANONICAL))
-
-
-register_attention_op(torch.ops.fv.attention.default, "fv.attention")
+    if ring is not None:
+        _ring_forms[target] = _ring_forms[ring.ring] = ring
+        registry.register(OpDef(ring.chunk, f"{name}_lse", first=Stage.LOCAL))
+        registry.register(
+            OpDef(
+                ring.ring,
+                f"{name}_ring",
+                rule=attention_rule,
+                flops=attention_flops,
+                first=Stage.COMMUNICATING,
+                last=Stage.COMMUNICATING,
+            )
+        )
 
 
 def _eager_rule(node: fx.Node) -> FactorRule | None:

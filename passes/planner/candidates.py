@@ -49,10 +49,10 @@ class Rules:
         return self._spreads[key]
 
     def strategies(self, rule: ir.FactorRule, layouts: Sequence[Sequence[Layouts]]) -> list[ir.Strategy]:
-        """As :meth:`FactorRule.strategies`."""
+        """As :meth:`FactorRule.strategies`, rings among them."""
         key = (id(rule), tuple(tuple(dims) for dims in layouts))
         if key not in self._strategies:
-            self._strategies[key] = rule.strategies(layouts)
+            self._strategies[key] = rule.strategies(layouts) + rule.ring_strategies(layouts)
         return self._strategies[key]
 
 

@@ -1,6 +1,7 @@
 """The cost model: seconds of compute on the busiest rank, and seconds of communication.
 
 compute     flops / rate + bytes / memory bandwidth on the busiest rank
+ring        per step the longer of compute and transfer, plus latency; and the merges
 all-gather  (P − 1)/P · bytes / link + latency          sharded → replicated
 all-to-all  (P − 1)/P² · bytes / link + latency         one sharded dim → another
 reduce      twice an all-gather's, or once for a reduce-scatter
@@ -17,6 +18,11 @@ from torch import fx
 import fastvideo_ir as ir
 from fastvideo_ir.factors import Strategy
 from fastvideo_ir.graph import result_types, tensor_operands
+
+RING_EFFICIENCY = 0.93
+"""Speed of attention piece by piece, as a share of all at once: kernels are short, transfers take their part."""
+MERGE_TRAFFIC = 5
+"""Bytes that a merge moves per byte of a half-precision result: it and two results in fp32."""
 
 
 @dataclass(frozen=True)
@@ -109,6 +115,8 @@ class CostModel:
 
     def compute(self, work: Work, strategy: Strategy) -> float:
         """Seconds on the busiest rank, which reads whole operands (weights) and reduces statistics with the others."""
+        if strategy.travelling:
+            return self._ring(work, strategy)
         share = strategy.largest_share(self.parts)
         operands = zip(work.operands, strategy.operands, strict=True)
         results = zip(work.results, strategy.results, strict=True)
@@ -117,6 +125,15 @@ class CostModel:
         )
         inside = sum(self.reshard(kind, ir.Partial(), ir.Replicate()) for kind in strategy.statistics)
         return work.flops * share / work.rate + moved / work.bandwidth + inside
+
+    def _ring(self, work: Work, strategy: Strategy) -> float:
+        """Seconds of an attention whose keys and values travel: a transfer runs while a piece is computed with."""
+        share = strategy.largest_share(self.parts)
+        step = work.flops * share / self.parts / (work.rate * RING_EFFICIENCY)
+        sent = sum(work.operands[number] for number in strategy.travelling) / self.parts
+        transfer = sent / self.hardware.link_bandwidth
+        merge = MERGE_TRAFFIC * sum(work.results) * share / work.bandwidth
+        return step + (self.parts - 1) * (max(step, transfer) + self.hardware.latency + merge)
 
     def reshard(self, kind: ir.TensorType, source: ir.Placement, target: ir.Placement) -> float:
         """Seconds to take a value from one placement along the axis to another; infinite where it cannot be done."""

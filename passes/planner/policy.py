@@ -16,18 +16,23 @@ class AxisPolicy:
     Attributes:
         whole_params: params stay whole on every rank; only activations are sharded.
         divided_matmuls_shard_params: a matmul with a param is divided by cutting that param, or not at all.
+        whole_heads: an attention is divided by its queries, never by its heads.
+        rings: keys and values may travel around the axis.
         batch_only: only what derives from the first dim of the inputs is sharded.
         needs: what a program must have for the axis to divide it, for error texts.
     """
 
     whole_params: bool = False
     divided_matmuls_shard_params: bool = False
+    whole_heads: bool = False
+    rings: bool = False
     batch_only: bool = False
     needs: str = "tokens, heads or batch entries"
 
 
 POLICIES: dict[str, AxisPolicy] = {
-    "sp": AxisPolicy(whole_params=True),
+    "sp": AxisPolicy(whole_params=True, rings=True),
+    "ring": AxisPolicy(whole_params=True, whole_heads=True, rings=True, needs="tokens"),
     "tp": AxisPolicy(divided_matmuls_shard_params=True, needs="heads or channels of weights"),
     "cfg": AxisPolicy(whole_params=True, batch_only=True, needs="batch entries"),
     "dp": AxisPolicy(whole_params=True, batch_only=True, needs="batch entries"),

@@ -11,6 +11,7 @@ from torch import Tensor, nn
 import fastvideo
 from fastvideo.backends import attention, fused
 from fastvideo_ir import TensorType
+from fastvideo_ir.ops.ring import attention_with_lse
 
 from .test_blocks import Stack
 
@@ -60,3 +61,18 @@ def test_fused_code_is_as_exact_as_eager() -> None:
     with torch.no_grad(), fastvideo.compile(half) as fast:
         exact = model(x.float())
         assert relative(fast(x), exact) <= 1.1 * relative(half(x), exact)
+
+
+@pytest.mark.parametrize("name", ["TORCH_SDPA", "FLASH_ATTN"])
+def test_backend_tells_the_log_sum_exp_of_its_scores(name: str) -> None:
+    q, k, v = (torch.randn(1, 200, 4, 128, device="cuda").bfloat16().transpose(1, 2) for _ in "qkv")
+    backend = attention.named(name)
+    answer = backend.answer(
+        attention.AttentionSite(*(TensorType.of(t) for t in (q, k, v)), None, 0.2, False, "cuda", ring=True)
+    )
+    if isinstance(answer, attention.No):
+        pytest.skip(answer.reason)
+    out, lse = backend.run_with_lse(q, k, v, None, 0.2, False)
+    exact, exact_lse = attention_with_lse(q.double(), k.double(), v.double(), None, 0.2, False)
+    assert relative(out, exact) < 5e-3 and relative(lse, exact_lse) < 1e-4
+    assert lse.shape == q.shape[:3] and lse.dtype == torch.float32

@@ -207,3 +207,19 @@ def test_axis_that_finds_nothing_to_divide_is_refused_with_what_it_needs(axes: d
         f"axis {axis!r} of 2 ranks divides only 0% of the program's FLOPs "
         f"(there are too few {needs} for it; use fewer ranks or another axis)"
     )
+
+
+@pytest.mark.parametrize("axes", [{"ring": 3}, {"ring": 2, "sp": 2}])
+def test_ring_is_exact_on_a_whole_model(axes: dict[str, int]) -> None:
+    program = run(Parallel(**axes))
+    rings = [str(ir.tensor_type(node)) for node in program.nodes if ir.ops.attention.is_ring(node)]
+    heads = "4@sp" if "sp" in axes else "4"
+    assert rings == [f"f64[1, {heads}, 30@ring, 8]"] * 2  # self-attention; the text is on every rank
+
+
+def test_ring_runs_between_processes() -> None:
+    model, values = toy.build(1).double(), inputs(tokens=29)
+    with fastvideo.compile(model, parallel=Parallel(ring=3), executor="mp", device="cpu", verify=False) as ranks:
+        assert max(errors_of(ranks(**values), [model(**values)[0].detach()])) <= 1e-12
+        (program,) = ranks.programs
+    assert any(map(ir.ops.attention.is_ring, program.nodes))

@@ -11,10 +11,12 @@ from torch import fx, nn
 
 import fastvideo_ir as ir
 from fastvideo_ir.collectives import Move
+from fastvideo_ir.first_rank import runs_on_first_rank
 from fastvideo_ir.graph import is_getitem, result_types, tensor_operands
 from fastvideo_ir.verifier import rule_of, strategy_of
 
 from .backends import attention
+from .frontends.capture import ModuleCall
 from .settings import Settings
 
 if TYPE_CHECKING:
@@ -75,6 +77,21 @@ class ReplicatedReport:
 
 
 @dataclass(frozen=True)
+class EagerCallReport:
+    """A module that stays Python and runs on rank 0 alone.
+
+    Attributes:
+        module: its path in the model.
+        place: file and line of what made it so.
+        reason: what was read there, and why no smaller module will do.
+    """
+
+    module: str
+    place: str
+    reason: str
+
+
+@dataclass(frozen=True)
 class ProgramReport:
     """One signature of a compiled model."""
 
@@ -89,6 +106,7 @@ class ProgramReport:
     flops: int
     flops_per_rank: tuple[int, ...]
     replicated: tuple[ReplicatedReport, ...]
+    eager_calls: tuple[EagerCallReport, ...]
     param_bytes_per_rank: tuple[int, ...]
 
 
@@ -141,6 +159,8 @@ def _program_lines(program: ProgramReport) -> list[str]:
         lines.append(
             f"  replicated   {entry.count} × {entry.op} ({entry.share:.2%} of FLOPs) over {entry.axis}: {entry.reason}"
         )
+    for call in program.eager_calls:
+        lines.append(f"  stays Python {call.module}, on rank 0: {call.place}: {call.reason}")
     lines.append("  weights      " + ", ".join(_size(size) for size in program.param_bytes_per_rank) + " per rank")
     return lines
 
@@ -176,6 +196,7 @@ def _program_report(entry: Specialization, settings: Settings) -> ProgramReport:
         flops=sum(_flops(node) for node in program.nodes),
         flops_per_rank=per_rank,
         replicated=replicated,
+        eager_calls=tuple(_eager_call(call) for call in captured.report.eager_calls),
         param_bytes_per_rank=tuple(_param_bytes(program, rank) for rank in ranks),
     )
 
@@ -252,8 +273,19 @@ def _work(program: ir.Program) -> tuple[tuple[ReplicatedReport, ...], tuple[int,
     return reports, tuple(int(flops) for flops in per_rank)
 
 
+def _eager_call(call: ModuleCall) -> EagerCallReport:
+    reason = call.reason
+    return EagerCallReport(
+        call.path,
+        f"{reason.location.file}:{reason.location.line}",
+        "; ".join(filter(None, (reason.text, reason.inner))),
+    )
+
+
 def _has_no_rule(node: fx.Node) -> bool:
     if node.op != "call_function" or is_getitem(node) or isinstance(node.target, ir.dialect.PlacementOp):
+        return False
+    if runs_on_first_rank(node):
         return False
     op = ir.ops.of(node)
     return bool(tensor_operands(node)) and (op is None or op.rule is None)

@@ -42,6 +42,22 @@ class CaptureError(FastVideoError):
     """No capture strategy produced a graph that is bit-equal to the model."""
 
 
+class EagerCallError(FastVideoError):
+    """A module that stays Python did what its program was not made for: other shapes, writes to its arguments.
+
+    Args:
+        module: its path in the model.
+        what: it did.
+    """
+
+    def __init__(self, module: str, what: str) -> None:
+        self.module, self.what = module, what
+        super().__init__(
+            f"module {module!r}, which stays Python, {what}",
+            hint="its results may depend on the values of its operands, but their shapes must not",
+        )
+
+
 class VerificationError(FastVideoError):
     """A Program breaks a rule of the IR; the text shows the node, its surroundings and its origin."""
 

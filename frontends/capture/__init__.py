@@ -2,6 +2,17 @@
 
 from .call_spec import CallSpec
 from .driver import Attempt, Captured, CaptureReport, capture
+from .eager_calls import EagerCallWarning, ModuleCall
 from .signature import Signature, signature_of
 
-__all__ = ["Attempt", "CallSpec", "CaptureReport", "Captured", "Signature", "capture", "signature_of"]
+__all__ = [
+    "Attempt",
+    "CallSpec",
+    "CaptureReport",
+    "Captured",
+    "EagerCallWarning",
+    "ModuleCall",
+    "Signature",
+    "capture",
+    "signature_of",
+]

@@ -2,15 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import torch
 from torch import fx
 from torch.fx.node import Argument, map_aggregate
 
+from fastvideo_ir.dialect import eager_call
 from fastvideo_ir.first_rank import runs_on_first_rank
-from fastvideo_ir.program import DEVICE, Location, NodeInfo, Param, Program, Provenance, set_info
+from fastvideo_ir.program import DEVICE, EagerFunction, Location, NodeInfo, Param, Program, Provenance, set_info
 from fastvideo_ir.types import DTYPE_NAMES, TensorType, TupleType, ValueType
 
 from .trace import Source, StrategyFailedError
@@ -21,13 +22,17 @@ _PROVENANCE = Provenance("capture")
 class GraphBuilder:
     """A graph under construction.
 
+    Args:
+        functions: what eager calls run, by name.
+
     Attributes:
         graph: the nodes emitted so far.
         values: per node, its result on meta tensors: shapes, dtypes and aliasing without data.
         location: stamped on every node that is emitted next.
     """
 
-    def __init__(self) -> None:
+    def __init__(self, functions: Mapping[str, EagerFunction]) -> None:
+        self._functions = functions
         self.graph = fx.Graph()
         self.values: dict[fx.Node, Any] = {}
         self.location = Location()
@@ -55,13 +60,21 @@ class GraphBuilder:
         self._record(node, value, f"{target} at {self.location}")
         return node
 
+    def emit_eager_call(
+        self, operands: list[fx.Node], function: str, types: Sequence[TensorType], name: str
+    ) -> fx.Node:
+        """Add a call of Python that yields a row of tensors."""
+        node = self.graph.create_node("call_function", eager_call, (operands, function), name=name)
+        self._record(node, [torch.empty(kind.shape, dtype=kind.dtype, device=DEVICE) for kind in types], function)
+        return node
+
     def finish(self, results: list[fx.Node], *, keep_draws: bool = True) -> Program:
         """A program that returns ``results``; dead code and unused weights go. Can be called several times.
 
         Args:
             keep_draws: random ops stay even where nobody reads them, for the sake of those that follow.
         """
-        program = Program(self.graph, self._params).copy()
+        program = Program(self.graph, self._params, functions=self._functions).copy()
         by_name = {node.name: node for node in program.nodes}
         output = program.graph.output(tuple(by_name[result.name] for result in results))
         set_info(output, NodeInfo(None))

@@ -3,20 +3,21 @@
 from __future__ import annotations
 
 import re
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import torch
 from torch import fx
 from torch.fx.node import map_aggregate
 
-from fastvideo_ir.program import DEVICE, Location, Program
+from fastvideo_ir.program import DEVICE, Location, ParamKind, Program
 
 from .autocast import insert_casts
 from .builder import GraphBuilder
+from .eager_calls import CALL, MustStayEagerError, Reason
 from .escapes import MARKER
 from .functional import Functionalizer
-from .guards import Guards, make_guards
+from .guards import Guards, make_guards, reason_to_stay, unguardable
 from .location import Locator
 from .normalize import fill_masks, open_regions, unfold_inplace_views
 from .scatters import merge_scatters
@@ -49,14 +50,42 @@ def to_program(trace: Trace, paths: list[str], tensors: list[torch.Tensor], loca
 
     Raises:
         InvalidArgumentError: the model writes to a parameter, a buffer or an input.
-        CaptureError: the trace depends on values that no guard can watch.
+        MustStayEagerError: the trace depends on values that no guard can watch.
         StrategyFailedError: a node cannot be part of a program.
     """
+    try:
+        return _to_program(trace, paths, tensors, locate)
+    except StrategyFailedError:
+        _ask_for_eager_modules(trace, locate)
+        raise
+
+
+def _ask_for_eager_modules(trace: Trace, locate: Locator) -> None:
+    """What cannot be converted often follows a read of activations, whose module cannot be traced in any case.
+
+    Raises:
+        MustStayEagerError: there are such reads.
+    """
+    placeholders = {node.name: node for node in trace.graph.find_nodes(op="placeholder")}
+    parameters = {
+        placeholders[name]: source.name for name, source in trace.sources.items() if source.kind is ParamKind.PARAMETER
+    }
+    inputs = {placeholders[name] for name in trace.inputs}
+    stay_eager: dict[str, Reason] = {}
+    for node in trace.graph.nodes:
+        if node.target is MARKER and (cause := unguardable(node.args[0], parameters, inputs)):
+            location = locate(node)
+            stay_eager.setdefault(location.module, reason_to_stay(str(node.args[1]), location, cause))
+    if stay_eager:
+        raise MustStayEagerError(stay_eager)
+
+
+def _to_program(trace: Trace, paths: list[str], tensors: list[torch.Tensor], locate: Locator) -> Converted:
     open_regions(trace.graph)
     insert_casts(trace.graph)
     unfold_inplace_views(trace.graph)
     fill_masks(trace.graph)
-    builder = GraphBuilder()
+    builder = GraphBuilder(trace.functions)
     functionalizer = Functionalizer(builder)
     sources = _define_placeholders(trace, paths, tensors, builder, functionalizer)
     results: list[fx.Node] = []
@@ -69,6 +98,10 @@ def to_program(trace: Trace, paths: list[str], tensors: list[torch.Tensor], loca
             elif trace.reads_values and str(node.target) in _READERS:
                 for value in node.all_input_nodes:
                     escapes.setdefault(functionalizer.read(value), (str(node.target), builder.location))
+            elif node.target is CALL:
+                call = trace.functions[str(node.args[1])]
+                builder.location = replace(call.reason.location, module=call.path)
+                functionalizer.call_eager(node, call.types)
             elif not _CHECKS.match(str(node.target)):
                 functionalizer.call(node, *_clean(node, builder.location))
         elif node.op == "output":

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import inspect
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from typing import Any
@@ -13,19 +13,20 @@ import torch
 from torch import nn
 
 import fastvideo_ir as ir
-from fastvideo_ir.errors import CaptureError
+from fastvideo_ir.errors import CaptureError, EagerCallError, InvalidArgumentError
 from fastvideo_ir.program import Program
 
 from .call_spec import CallSpec
 from .checks import check_ambient, check_model, device_of
 from .convert import Converted, to_program
 from .dynamo import trace_with_dynamo
+from .eager_calls import ModuleCall, MustStayEagerError, Reason, give_way, warn_of
 from .export import trace_with_export
 from .guards import Guards
 from .location import Locator
+from .python_state import PythonState
 from .real_values import trace_with_real_values
 from .signature import BoundCall, bind
-from .state import python_state_kept
 from .trace import Trace
 from .verify import Run, Verifier
 
@@ -51,12 +52,14 @@ class CaptureReport:
         attempts: all that were tried, in order.
         verified: "bit-equal", "eager does not repeat itself (max diff ...)", or "not verified".
         seconds: in all.
+        eager_calls: module calls that stay Python.
     """
 
     strategy: str
     attempts: tuple[Attempt, ...]
     verified: str
     seconds: float
+    eager_calls: tuple[ModuleCall, ...] = ()
 
 
 @dataclass
@@ -78,7 +81,8 @@ class Captured:
     guards: Guards | None = None
 
 
-Strategy = Callable[[nn.Module, BoundCall], Trace]
+Strategy = Callable[[nn.Module, BoundCall, Mapping[str, Reason]], Trace]
+"""Takes the model, the call, and modules that must not be traced."""
 
 STRATEGIES: tuple[tuple[str, Strategy], ...] = (
     ("export", trace_with_export),
@@ -102,14 +106,18 @@ def capture(model: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any], *, 
     """
     # Tensors made in inference mode have no version counters, and tracers refuse them.
     module = check_model(model)
-    with torch.inference_mode(False), torch.no_grad(), _plain_modules(), python_state_kept(module), _generators_kept():
-        return _capture(module, args, kwargs, verify)
+    state = PythonState(module)
+    with torch.inference_mode(False), torch.no_grad(), _plain_modules(), _generators_kept():
+        captured = _capture(module, state, args, kwargs, verify)
+    state.warn()
+    warn_of(captured.report.eager_calls, module)
+    return captured
 
 
 @contextmanager
 def _generators_kept() -> Iterator[None]:
     """Puts the generators back that tracing has drawn from, so that the call draws what the model would have drawn."""
-    devices = range(torch.cuda.device_count()) if torch.cuda.is_initialized() else []
+    devices = range(torch.cuda.device_count()) if torch.cuda.is_initialized() else []  # type: ignore[no-untyped-call]
     with torch.random.fork_rng(devices=devices):
         yield
 
@@ -125,7 +133,9 @@ def _plain_modules() -> Iterator[None]:
         torch.backends.mha.set_fastpath_enabled(before)
 
 
-def _capture(module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any], verify: bool) -> Captured:
+def _capture(
+    module: nn.Module, state: PythonState, args: tuple[Any, ...], kwargs: dict[str, Any], verify: bool
+) -> Captured:
     started = time.perf_counter()
     forward = inspect.signature(module.forward)
     owner = type(module).__name__
@@ -134,29 +144,63 @@ def _capture(module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any], v
     check_ambient(device)
     on_meta = device.type == "meta"
     call = replace(call, tensors=[_plain(tensor, on_meta) for tensor in call.tensors])
-    verifier = Verifier(module, call) if verify and not on_meta else None
+    verifier = Verifier(module, call, state) if verify and not on_meta else None
     locate = Locator(module)
     attempts: list[Attempt] = []
     for name, strategy in STRATEGIES[:1] if on_meta else STRATEGIES:
         began = time.perf_counter()
         try:
-            trace = strategy(module, call)
-            converted = to_program(trace, call.paths, call.tensors, locate)
-            verdict = "not verified"
-            if verifier is not None:
-                fixed = converted.guards.inputs_read if converted.guards else frozenset()
-                verdict = verifier.check(_runner(converted), trace.output, fixed)
+            trace, converted, verdict = _try(strategy, module, state, call, locate, verifier)
         except CaptureError as error:
             attempts.append(Attempt(name, str(error), time.perf_counter() - began))
             if verifier is not None:
                 verifier.run_eager()  # a call that the model itself refuses is the caller's error, and not ours
             continue
         attempts.append(Attempt(name, verdict, time.perf_counter() - began))
-        report = CaptureReport(name, tuple(attempts), verdict, time.perf_counter() - started)
+        eager_calls = tuple(trace.functions.values())
+        report = CaptureReport(name, tuple(attempts), verdict, time.perf_counter() - started, eager_calls)
         spec = CallSpec(forward, owner, call.signature, trace.output, tuple(call.paths))
         return Captured(converted.program, converted.params, spec, report, converted.guards)
     reasons = "\n".join(f"  {attempt}" for attempt in attempts)
     raise CaptureError(f"{owner} cannot be captured; tried:\n{reasons}")
+
+
+def _try(
+    strategy: Strategy,
+    module: nn.Module,
+    state: PythonState,
+    call: BoundCall,
+    locate: Locator,
+    verifier: Verifier | None,
+) -> tuple[Trace, Converted, str]:
+    """Trace, program and verdict of one strategy; modules that turn out to be no part of a program stay Python."""
+    stay_eager: dict[str, Reason] = {}
+    while True:
+        try:
+            with state.kept():
+                trace = strategy(module, call, stay_eager)
+            converted = to_program(trace, call.paths, call.tensors, locate)
+            return trace, converted, _check(trace, converted, verifier) if verifier else "not verified"
+        except MustStayEagerError as error:
+            if "" in error.modules or error.modules.keys() <= stay_eager.keys():
+                raise
+            stay_eager |= error.modules
+
+
+def _check(trace: Trace, converted: Converted, verifier: Verifier) -> str:
+    """The verdict. Modules that stay Python but cannot be run by themselves give way to those around them."""
+    fixed = converted.guards.inputs_read if converted.guards else frozenset()
+    try:
+        return verifier.check(_runner(converted), trace.output, fixed)
+    except InvalidArgumentError:
+        raise
+    except EagerCallError as error:
+        blamed = [made for made in trace.functions.values() if made.path == error.module]
+        raise give_way(blamed, error.what) from error
+    except Exception as error:  # a module may raise anything where what its caller has set up is missing
+        if not trace.functions:
+            raise
+        raise give_way(list(trace.functions.values()), f"does not give what it gave: {error}") from error
 
 
 def _plain(tensor: torch.Tensor, on_meta: bool) -> torch.Tensor:

@@ -2,14 +2,17 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+
 from torch import nn
 
+from .eager_calls import Reason
 from .export import export
 from .signature import BoundCall
 from .trace import Trace
 
 
-def trace_with_dynamo(model: nn.Module, call: BoundCall) -> Trace:
+def trace_with_dynamo(model: nn.Module, call: BoundCall, stay_eager: Mapping[str, Reason]) -> Trace:
     """Trace ``call`` with ``torch.export.export(strict=True)``.
 
     Raises:

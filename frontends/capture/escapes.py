@@ -7,6 +7,7 @@ What cannot be told apart from an escape counts as one.
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Any
 
 import numpy as np
@@ -20,7 +21,7 @@ from fastvideo_ir.errors import InvalidArgumentError
 
 from .watch import TraceWatch
 
-_LIBRARY: Any = torch.library.Library("fv_capture", "DEF")  # type: ignore[no-untyped-call]
+_LIBRARY: Any = torch.library.Library("fv_capture", "FRAGMENT")  # type: ignore[no-untyped-call]
 _LIBRARY.define("escape(Tensor value, str reader) -> ()")
 _LIBRARY.impl("escape", lambda value, reader: None, "CompositeExplicitAutograd")
 
@@ -45,9 +46,20 @@ _REFUSED = {"__dlpack__", "__reduce_ex__", "untyped_storage", "storage", "share_
 
 
 class EscapeRecorder(TraceWatch):
-    """Marks every escape in the trace."""
+    """Marks every escape in the trace.
+
+    Args:
+        is_own: whether a file is the model's own source.
+        is_paused: whether what runs now is not traced.
+    """
+
+    def __init__(self, is_own: Callable[[str], bool], is_paused: Callable[[], bool]) -> None:
+        super().__init__(is_own)
+        self._is_paused = is_paused
 
     def call(self, func: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
+        if self._is_paused():
+            return func(*args, **kwargs)
         name = _name(func)
         if name in _REFUSED:
             raise InvalidArgumentError(f"the model calls Tensor.{name}, whose reads and writes cannot be captured")

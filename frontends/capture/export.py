@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from contextlib import nullcontext
 
 import torch
@@ -12,6 +13,7 @@ from torch.fx import traceback as fx_traceback
 from fastvideo_ir.errors import FastVideoError
 from fastvideo_ir.program import ParamKind
 
+from .eager_calls import Reason
 from .location import Locator
 from .quiet import quiet
 from .signature import BoundCall
@@ -26,7 +28,7 @@ _KINDS = {
 }
 
 
-def trace_with_export(model: nn.Module, call: BoundCall) -> Trace:
+def trace_with_export(model: nn.Module, call: BoundCall, stay_eager: Mapping[str, Reason]) -> Trace:
     """Trace ``call`` with ``torch.export.export(strict=False)``.
 
     Raises:

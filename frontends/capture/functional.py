@@ -9,6 +9,7 @@ root a new version; other aliases are derived anew from it when they are next re
 from __future__ import annotations
 
 import operator
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -17,6 +18,7 @@ from torch import fx
 from torch.fx.node import map_aggregate
 
 from fastvideo_ir.errors import InvalidArgumentError
+from fastvideo_ir.types import TensorType
 
 from . import views
 from .builder import GraphBuilder, run_on_meta, to_meta
@@ -94,6 +96,14 @@ class Functionalizer:
         if parent is not None:
             self._aliases[traced] = Alias(parent, target, args, kwargs)
         emitted = self._builder.emit(target, self._resolve(args), self._resolve(kwargs), name=traced.name)
+        self._current[traced] = emitted
+        self._seen_version[traced] = self._version(traced)
+
+    def call_eager(self, traced: fx.Node, types: Sequence[TensorType]) -> None:
+        """Emit a call of Python, whose operands and results are what they are at this point."""
+        operands, function = traced.args
+        emitted = self._builder.emit_eager_call(self._resolve(operands), str(function), types, traced.name)
+        self._shadows[traced] = [to_meta(tensor) for tensor in self._builder.values[emitted]]
         self._current[traced] = emitted
         self._seen_version[traced] = self._version(traced)
 

@@ -2,16 +2,18 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 
 import torch
+from torch import fx
 
 import fastvideo_ir as ir
-from fastvideo_ir.errors import CaptureError
+from fastvideo_ir.first_rank import draws_random_numbers
 from fastvideo_ir.program import Location, ParamKind, Program
 
 from .bits import compare
+from .eager_calls import CALL, MustStayEagerError, Reason
 
 
 @dataclass(frozen=True)
@@ -64,32 +66,51 @@ def make_guards(
     """Guards from a program that computes the escaped values.
 
     Raises:
-        CaptureError: a value depends on a weight or on random numbers, so it is known only while the model runs.
+        MustStayEagerError: a value is known only while the model runs, so the modules that read such must stay Python.
     """
+    stay_eager: dict[str, Reason] = {}
+    used = {node: program.params[node.name] for node in program.param_nodes}
+    parameters = {node: param.source for node, param in used.items() if param.kind is ParamKind.PARAMETER}
     for node, reader, location in zip(program.output_values, readers, locations, strict=True):
-        cause = _unguardable(program, node)
+        cause = unguardable(node, parameters, program.input_nodes)
         if cause:
-            raise CaptureError(
-                f"{reader} in {location} reads a value that depends on {cause}: it can change at every call",
-                hint="compute it with tensor ops, or keep this module out of the compiled model",
-            )
+            stay_eager.setdefault(location.module, reason_to_stay(reader, location, cause))
+    if stay_eager:
+        raise MustStayEagerError(stay_eager)
     expected = tuple(ir.interpreter.evaluate(program, params, inputs))
     return Guards(program, expected, tuple(readers), tuple(locations))
 
 
-def _unguardable(program: Program, node: torch.fx.Node) -> str | None:
-    seen: set[torch.fx.Node] = set()
+def unguardable(node: fx.Node, parameters: Mapping[fx.Node, str], inputs: Collection[fx.Node]) -> str | None:
+    """What of a value cannot be known before the model runs, in words; None where a guard can watch the value.
+
+    Weights alone change when they are updated, and inputs alone are known before the call. What is computed of both is
+    an activation.
+
+    Args:
+        node: the value.
+        parameters: placeholders of parameters, with their names.
+        inputs: placeholders of inputs.
+    """
+    seen: set[fx.Node] = set()
     queue = [node]
+    weight: str | None = None
+    reads_input = False
     while queue:
         current = queue.pop()
         if current in seen:
             continue
         seen.add(current)
         queue.extend(current.all_input_nodes)
-        param = program.params.get(current.name)
-        if param is not None and param.kind is ParamKind.PARAMETER:
-            return f"the parameter {param.source!r}"
-        tags = getattr(current.target, "tags", ())
-        if torch.Tag.nondeterministic_seeded in tags:
+        weight = parameters.get(current, weight)
+        reads_input = reads_input or current in inputs
+        if current.target in (ir.dialect.eager_call, CALL):
+            return f"the module {str(current.args[1]).partition('@')[0]!r}, which stays Python"
+        if draws_random_numbers(current):
             return "random numbers"
-    return None
+    return f"the parameter {weight!r}" if weight is not None and reads_input else None
+
+
+def reason_to_stay(reader: str, location: Location, cause: str) -> Reason:
+    """The reason of a module whose ``reader`` read a value of ``cause``."""
+    return Reason(location, f"{reader} reads a value that depends on {cause}, so it can change at every call")

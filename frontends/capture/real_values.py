@@ -6,38 +6,53 @@ The trace holds for inputs that give the same values wherever the model reads on
 from __future__ import annotations
 
 import operator
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
-from typing import Any
 
 import torch
 from torch import fx, nn
 from torch.fx import traceback as fx_traceback
 from torch.fx.experimental.proxy_tensor import make_fx
-from torch.nn.modules import module as nn_module
 
 from fastvideo_ir.errors import FastVideoError
 from fastvideo_ir.program import ParamKind
 
+from .eager_calls import EagerCalls, Reason
 from .escapes import EscapeRecorder
 from .export import reason_of
 from .location import Locator
+from .module_stack import ModuleStack
 from .quiet import quiet
 from .signature import BoundCall
 from .state import unchanged
 from .trace import FlatModel, Source, StrategyFailedError, Trace
 
 
-def trace_with_real_values(model: nn.Module, call: BoundCall) -> Trace:
+def trace_with_real_values(model: nn.Module, call: BoundCall, stay_eager: Mapping[str, Reason]) -> Trace:
     """Trace ``call`` with ``make_fx`` on real tensors.
+
+    Args:
+        model: the model.
+        call: the call.
+        stay_eager: modules whose calls are not traced, by path.
 
     Raises:
         InvalidArgumentError: the model writes to its weights or inputs.
+        MustStayEagerError: the call of one of these modules cannot stand in a program, but that around it may.
         StrategyFailedError: the tracer refuses the model.
     """
     weights = _weights(model)
     locator = Locator(model)
-    flat = FlatModel(model, call, lambda: EscapeRecorder(locator.is_own))
+    stack = ModuleStack(model)
+    eager_calls = EagerCalls(stay_eager, stack)
+
+    @contextmanager
+    def watched() -> Iterator[None]:
+        # Calls of modules are taken over in here, since make_fx takes them over as well.
+        with eager_calls.kept_out(), EscapeRecorder(locator.is_own, lambda: eager_calls.running):
+            yield
+
+    flat = FlatModel(model, call, watched)
     inputs = [tensor.clone() for tensor in call.tensors]
     count = len(weights)
     tracer = make_fx(
@@ -51,7 +66,7 @@ def trace_with_real_values(model: nn.Module, call: BoundCall) -> Trace:
             torch.no_grad(),
             quiet(),
             fx_traceback.preserve_node_meta(),
-            _module_paths(model),
+            stack.followed(),
             unchanged(model, call, inputs),
         ):
             traced = tracer(*(source.tensor for source in weights), *inputs)
@@ -63,7 +78,9 @@ def trace_with_real_values(model: nn.Module, call: BoundCall) -> Trace:
     names = [node.name for node in traced.graph.find_nodes(op="placeholder")]
     sources = dict(zip(names[:count], weights, strict=True))
     sources.update(_lift_constants(traced))
-    return Trace(traced.graph, sources, names[count:], flat.results.output, reads_values=True)
+    return Trace(
+        traced.graph, sources, names[count:], flat.results.output, reads_values=True, functions=eager_calls.functions
+    )
 
 
 def _weights(model: nn.Module) -> list[Source]:
@@ -81,33 +98,7 @@ def _lift_constants(traced: fx.GraphModule) -> Iterator[tuple[str, Source]]:
             raise StrategyFailedError(f"the traced graph holds {node.target!r}, a {type(value).__name__}")
         with graph.inserting_before(first):
             placeholder = graph.placeholder(f"constant_{node.name}")
+        placeholder.meta["val"] = value
         node.replace_all_uses_with(placeholder)
         graph.erase_node(node)
         yield placeholder.name, Source(str(node.target).lstrip("_"), ParamKind.CONSTANT, value)
-
-
-@contextmanager
-def _module_paths(model: nn.Module) -> Iterator[None]:
-    """Stamps every traced op with the path of the innermost module that runs."""
-    paths = {module: path for path, module in model.named_modules()}
-    running: list[Any] = []
-
-    def enter(module: nn.Module, args: Any) -> None:
-        if module in paths:
-            running.append((paths[module], type(module).__qualname__))
-            fx_traceback.current_meta["nn_module_stack"] = {str(i): entry for i, entry in enumerate(running)}
-
-    def leave(module: nn.Module, args: Any, result: Any) -> None:
-        if module in paths:
-            running.pop()
-            fx_traceback.current_meta["nn_module_stack"] = {str(i): entry for i, entry in enumerate(running)}
-
-    handles = [
-        nn_module.register_module_forward_pre_hook(enter),
-        nn_module.register_module_forward_hook(leave, always_call=True),
-    ]
-    try:
-        yield
-    finally:
-        for handle in handles:
-            handle.remove()

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass, field
 from typing import Any
@@ -14,6 +14,7 @@ from fastvideo_ir.errors import CaptureError, InvalidArgumentError
 from fastvideo_ir.program import ParamKind
 
 from . import tree
+from .eager_calls import ModuleCall
 from .signature import BoundCall
 from .tree import Tree
 
@@ -41,6 +42,7 @@ class Trace:
         inputs: placeholder names of the flat inputs, in order.
         output: structure of the model's return value.
         reads_values: whether the trace holds only for inputs that give the same values where it reads one.
+        functions: module calls that were not traced, by the name under which the graph calls them.
     """
 
     graph: fx.Graph
@@ -48,6 +50,7 @@ class Trace:
     inputs: list[str]
     output: Tree
     reads_values: bool = False
+    functions: Mapping[str, ModuleCall] = field(default_factory=dict)
 
 
 @dataclass

@@ -14,6 +14,7 @@ from fastvideo_ir.errors import InvalidArgumentError
 from .bits import compare, max_difference
 from .checks import device_of
 from .other_values import other_values
+from .python_state import PythonState
 from .signature import BoundCall
 from .state import unchanged
 from .trace import FlatModel, StrategyFailedError
@@ -47,10 +48,12 @@ class Verifier:
     Args:
         model: runs on its own weights; a buffer that a run changes is restored.
         call: the call that was captured.
+        state: what the model keeps in Python; every run finds it as it was at the start.
     """
 
-    def __init__(self, model: nn.Module, call: BoundCall) -> None:
+    def __init__(self, model: nn.Module, call: BoundCall, state: PythonState) -> None:
         self._model = model
+        self._state = state
         self._device = device_of(model, call.tensors)
         self._call = call
         self._second = other_values(call.tensors)
@@ -88,7 +91,7 @@ class Verifier:
             raise StrategyFailedError(
                 f"on the {given.name} input the model returns another structure than while it was traced"
             )
-        with _same_random_numbers(self._device), torch.no_grad():
+        with self._state.kept(), _same_random_numbers(self._device), torch.no_grad():
             results = list(run(self._tensors(given)))
         difference = compare(results, eager.tensors)
         if difference is None:
@@ -110,20 +113,42 @@ class Verifier:
     def _run_eager(self, given: _Input) -> EagerResult | Exception:
         if given not in self._eager:
             try:
-                self._eager[given] = self._run(given)
+                self._eager[given] = self._run(given, twice=given.name == "first")
             except Exception as error:  # a model may raise anything; the verdict or the caller tells
                 if given.name == "first" or isinstance(error, InvalidArgumentError):
                     raise
                 self._eager[given] = error
         return self._eager[given]
 
-    def _run(self, given: _Input) -> EagerResult:
+    def _run(self, given: _Input, *, twice: bool = False) -> EagerResult:
+        """One run. A model that has changed what it keeps in Python must give the same again with that.
+
+        Raises:
+            InvalidArgumentError: it does not, so that its result depends on the calls before.
+        """
+        with self._state.kept():
+            result = self._forward(given)
+            changed = self._state.changed() if twice else []
+            again = self._forward(given) if changed else result
+        if (difference := _difference(again, result)) and not _difference(self._run(given), result):
+            raise InvalidArgumentError(
+                f"{type(self._model).__name__} remembers {', '.join(changed)} from call to call, and a second call "
+                f"with the same inputs gives another result ({difference}); a compiled model has no memory",
+                hint="pass what it remembers as an argument, and return the new value",
+            )
+        return result
+
+    def _forward(self, given: _Input) -> EagerResult:
         flat = FlatModel(self._model, self._call)
         inputs = self._tensors(given)
         with unchanged(self._model, self._call, inputs), _same_random_numbers(self._device), torch.no_grad():
             flat(*inputs)
         assert flat.results.output is not None
         return EagerResult(flat.results.tensors, flat.results.output)
+
+
+def _difference(left: EagerResult, right: EagerResult) -> str | None:
+    return compare(left.tensors, right.tensors) if left.output == right.output else "another structure"
 
 
 @contextmanager

@@ -7,7 +7,7 @@ import torch
 from torch import Tensor, nn
 
 from fastvideo.frontends.capture import capture
-from fastvideo.frontends.capture.state import FrozenStateWarning
+from fastvideo.frontends.capture.python_state import FrozenStateWarning
 
 
 class Counting(nn.Module):

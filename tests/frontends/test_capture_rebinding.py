@@ -10,7 +10,7 @@ from torch import Tensor, nn
 
 import fastvideo
 from fastvideo.frontends.capture import capture
-from fastvideo.frontends.capture.state import FrozenStateWarning
+from fastvideo.frontends.capture.python_state import FrozenStateWarning
 
 
 class Recomputes(nn.Module):

@@ -158,8 +158,8 @@ def test_a_strategy_that_is_silently_wrong_is_caught_on_the_second_input(monkeyp
 
     honest = capture_driver.STRATEGIES[0][1]
 
-    def burning(model: nn.Module, call: Any) -> Any:
-        trace = honest(model, call)
+    def burning(model: nn.Module, call: Any, stay_eager: Any) -> Any:
+        trace = honest(model, call, stay_eager)
         scale = next(node for node in trace.graph.nodes if "max" in node.name)
         value = float(call.tensors[0].abs().max())
         for node in list(scale.users):

@@ -13,7 +13,5 @@ from .models_video import VIDEO
 
 ZOO: tuple[ZooCase, ...] = (*VIDEO, *IMAGE, *PACKED, *RECENT, *AUDIO, *ENCODERS, *HANDWRITTEN)
 
-KNOWN: dict[str, dict[str, str]] = {
-    "HiDream": {"capture": "HiDreamImageTransformer2DModel cannot be captured"},
-}
+KNOWN: dict[str, dict[str, str]] = {}
 """Class to the step that refuses ("capture", or a mesh) to how its error begins. A wrong result is never listed."""

@@ -1,0 +1,128 @@
+"""What a model keeps in Python between calls: attributes, and the contents of containers among them.
+
+A compiled model does not follow such state. While a model is captured it is put back after every run, so that no run
+sees what another one has left behind.
+"""
+
+from __future__ import annotations
+
+import warnings
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Any
+
+import torch
+from torch import nn
+
+_OF_EVERY_MODULE = frozenset(vars(nn.Module()))
+_MISSING = object()
+
+
+class FrozenStateWarning(UserWarning):
+    """The model counts or remembers something in Python; a compiled model does not."""
+
+
+class PythonState:
+    """The attributes of all modules of ``model``, and of plain objects that they hold, as they are now."""
+
+    def __init__(self, model: nn.Module) -> None:
+        self._model = model
+        self._attributes: list[tuple[str, dict[str, Any], dict[str, Any]]] = []
+        self._containers: list[tuple[str, Any, Any]] = []
+        self._noticed: dict[str, None] = {}
+        for path, module in model.named_modules():
+            self._remember(path, vars(module))
+            self._remember(path, module._buffers)
+            for name, value in vars(module).items():
+                if name not in _OF_EVERY_MODULE and _is_plain_object(value):
+                    self._remember(_join(path, name), vars(value))
+
+    def changed(self) -> list[str]:
+        """What is no longer as it was, by path."""
+        found = [_join(path, name) for path, _, name, _, _ in self._other_attributes()]
+        return found + [path for path, container, before in self._containers if not _same_items(container, before)]
+
+    def _changed_values(self) -> list[str]:
+        pairs = [(_join(path, name), old, new) for path, _, name, old, new in self._other_attributes()]
+        return [what for what, old, new in pairs if _is_value(old) and not _equal(old, new)]
+
+    def restore(self) -> None:
+        """Put everything back."""
+        for _, held, name, old, _ in list(self._other_attributes()):
+            if old is _MISSING:
+                del held[name]
+            else:
+                held[name] = old
+        for _, container, before in self._containers:
+            if not _same_items(container, before):
+                container.clear()
+                container.extend(before) if isinstance(container, list) else container.update(before)
+
+    @contextmanager
+    def kept(self) -> Iterator[None]:
+        """Puts everything back at the end."""
+        try:
+            yield
+        finally:
+            self._noticed |= dict.fromkeys(self._changed_values())
+            self.restore()
+
+    def warn(self) -> None:
+        """Warn of numbers, texts, flags and tensors that have changed while :meth:`kept` was entered."""
+        if self._noticed:
+            warnings.warn(
+                f"{type(self._model).__name__} changes {', '.join(self._noticed)} while it runs; a compiled model has "
+                "no side effects and goes on with the values that it was captured with",
+                FrozenStateWarning,
+                stacklevel=3,
+            )
+
+    def _remember(self, path: str, held: dict[str, Any]) -> None:
+        now = {name: value for name, value in held.items() if name not in _OF_EVERY_MODULE}
+        self._attributes.append((path, held, now))
+        for name, value in now.items():
+            if type(value) in (list, dict, set):
+                self._containers.append((_join(path, name), value, value.copy()))
+
+    def _other_attributes(self) -> Iterator[tuple[str, dict[str, Any], str, Any, Any]]:
+        for path, held, before in self._attributes:
+            for name in [
+                *before,
+                *(name for name in list(held) if name not in before and name not in _OF_EVERY_MODULE),
+            ]:
+                old, new = before.get(name, _MISSING), held.get(name, _MISSING)
+                if old is not new:
+                    yield path, held, name, old, new
+
+
+def _join(path: str, name: str) -> str:
+    return f"{path}.{name}".lstrip(".")
+
+
+def _is_plain_object(value: Any) -> bool:
+    return hasattr(value, "__dict__") and not isinstance(value, (nn.Module, torch.Tensor, type)) and not callable(value)
+
+
+def _is_value(value: Any) -> bool:
+    return isinstance(value, (bool, int, float, str, torch.Tensor))
+
+
+def _equal(old: Any, new: Any) -> bool:
+    if type(old) is not type(new):
+        return False
+    if not isinstance(old, torch.Tensor):
+        return bool(old == new)
+    if old.is_meta or new.is_meta:
+        return False
+    return (old.shape, old.dtype, old.device) == (new.shape, new.dtype, new.device) and torch.equal(old, new)
+
+
+def _same_items(left: Any, right: Any) -> bool:
+    """Whether two containers hold the very same things."""
+    if len(left) != len(right):
+        return False
+    if isinstance(left, dict):
+        return all(name in right and right[name] is value for name, value in left.items())
+    if isinstance(left, set):
+        return bool(left == right)
+    return all(a is b for a, b in zip(left, right, strict=True))

@@ -12,6 +12,7 @@ import fastvideo_ir as ir
 
 from .frontends import loading
 from .runtime.pipeline import GenerationRequest
+from .runtime.pipeline.picture import PictureInput
 
 
 @dataclass(init=False)
@@ -32,6 +33,11 @@ class SamplingParam:
         guidance_scale: classifier-free guidance; 1 or less turns it off.
         seed: of the initial noise; None draws one, which the result reports.
         max_sequence_length: text tokens.
+        image: the picture that the video starts from: a path, a PIL image or a tensor ``(3, height, width)``.
+        guidance_scale_2: guidance of the second denoiser, in families that have one.
+        true_cfg_scale: classifier-free guidance of a denoiser that is told ``guidance_scale``; 1 or less turns it off.
+        use_dynamic_cfg: whether guidance grows from step to step.
+        decode_timestep, decode_noise_scale: noise that the decoder is told of, and that is mixed into its input.
 
     Raises:
         UnknownNameError: there is no such field; names the nearest.
@@ -48,9 +54,15 @@ class SamplingParam:
     guidance_scale: float | None = None
     seed: int | None = None
     max_sequence_length: int | None = None
+    image: PictureInput | None = None
+    guidance_scale_2: float | None = None
+    true_cfg_scale: float | None = None
+    use_dynamic_cfg: bool | None = None
+    decode_timestep: float | None = None
+    decode_noise_scale: float | None = None
 
     def __init__(self, model_path_or_id: str | os.PathLike[str] | None = None, **overrides: Any) -> None:
-        defaults = loading.read_family(model_path_or_id).defaults if model_path_or_id is not None else {}
+        defaults = loading.read_defaults(model_path_or_id) if model_path_or_id is not None else {}
         for name, value in {**defaults, **_given(overrides)}.items():
             setattr(self, name, value)
 
@@ -68,7 +80,7 @@ class SamplingParam:
 def resolve_request(
     defaults: Mapping[str, Any], sampling_param: SamplingParam | None, overrides: Mapping[str, Any]
 ) -> GenerationRequest:
-    """Decide every field: keyword before ``sampling_param`` before the family's default.
+    """Decide every field: keyword before ``sampling_param`` before the model's default.
 
     Raises:
         UnknownNameError: there is no such field.

@@ -8,7 +8,7 @@ import os
 import threading
 from collections.abc import Mapping, Sequence
 from contextlib import ExitStack, suppress
-from dataclasses import asdict, replace
+from dataclasses import replace
 from importlib.metadata import PackageNotFoundError, version
 from types import TracebackType
 from typing import Any, Self, overload
@@ -21,7 +21,7 @@ from .compiler import Parallel, compile
 from .frontends import loading
 from .frontends.families import Family
 from .runtime.devices import resolve_device
-from .runtime.pipeline import ComposedPipeline, GenerationRequest, StepCallback
+from .runtime.pipeline import ComposedPipeline, ComposedPipelineBase, GenerationRequest, StepCallback
 from .runtime.pipeline.output_file import OutputPlace, check_output
 from .runtime.pipeline.output_file import save_video as save_frames
 from .runtime.pipeline.progress import progress_view
@@ -33,6 +33,7 @@ from .video_result import VideoResult
 _LOG = logging.getLogger(__name__)
 PathOrId = str | os.PathLike[str]
 DType = str | torch.dtype
+_VIDEO_FIELDS = ("video", "video_path")  # what a caller may name the video that is to be changed
 _DTYPES = {str(d).removeprefix("torch."): d for d in (torch.float64, torch.float32, torch.bfloat16, torch.float16)}
 
 
@@ -42,7 +43,7 @@ class VideoGenerator:
     Calls from several threads run one after another.
     """
 
-    def __init__(self, *, pipeline: ComposedPipeline, resources: ExitStack) -> None:
+    def __init__(self, *, pipeline: ComposedPipelineBase, resources: ExitStack) -> None:
         self._pipeline = pipeline
         self._resources = resources
         self._lock = threading.Lock()
@@ -63,6 +64,7 @@ class VideoGenerator:
         torch_dtype: DType | Mapping[str, DType] | None = None,
         passes: Any = None,
         flow_shift: float | None = None,
+        pipeline_class: type[ComposedPipelineBase] = ComposedPipeline,
         **unknown: Any,
     ) -> Self:
         """Load a pipeline and compile its transformer.
@@ -79,7 +81,8 @@ class VideoGenerator:
                 is what the family was made for on CUDA, and float32 on CPU.
             torch_dtype: the same under the name Diffusers has for it.
             passes: as for :func:`fastvideo.compile`.
-            flow_shift: replaces the flow shift of the scheduler's config.
+            flow_shift: replaces the flow shift that is best for this checkpoint, or else the scheduler's own.
+            pipeline_class: the stages; a subclass of ``ComposedPipelineBase`` has its own.
 
         Raises:
             PipelineLoadError: no pipeline, or a file of it is missing, truncated or damaged; names the file.
@@ -91,7 +94,7 @@ class VideoGenerator:
         place = resolve_device(device, 1 if num_gpus is None or executor == "simulated" else num_gpus)
         pipeline = loading.open_pipeline(path)
         dtypes = _resolve_dtypes(pipeline.family, place, dtype, torch_dtype)
-        overrides = pipeline.flow_shift_override(flow_shift) if flow_shift is not None else None
+        overrides = pipeline.scheduler_overrides(flow_shift)
 
         components: dict[str, loading.Component] = {}
         with ExitStack() as resources:
@@ -117,7 +120,7 @@ class VideoGenerator:
                     resources.callback(compiled.close)
                     component = replace(component, value=compiled)
                 components[role] = component
-            composed = ComposedPipeline(pipeline, components, place)
+            composed = pipeline_class(pipeline, components, place)
             return cls(pipeline=composed, resources=resources.pop_all())
 
     @overload
@@ -223,7 +226,11 @@ class VideoGenerator:
 
     def _metadata(self, request: GenerationRequest) -> dict[str, Any]:
         """What a file says of itself; enough to make the same video again."""
-        return {**asdict(request), "model": str(self._pipeline.context.pipeline.path), "versions": _versions()}
+        asked = {name: value for name, value in vars(request).items() if value is not None}
+        if request.image is not None:
+            is_path = isinstance(request.image, str | os.PathLike)
+            asked["image"] = os.fspath(request.image) if is_path else f"a {type(request.image).__name__}"
+        return {**asked, "model": str(self._pipeline.context.pipeline.path), "versions": _versions()}
 
     @staticmethod
     def check_request(
@@ -292,7 +299,14 @@ def _resolve(
     sampling_param: SamplingParam | None,
     overrides: Mapping[str, Any],
 ) -> GenerationRequest:
-    return resolve_request(pipeline.family.defaults, sampling_param, {"prompt": prompt, **overrides})
+    for name in _VIDEO_FIELDS:
+        if name in overrides:
+            raise ir.errors.InvalidArgumentError(
+                f"{pipeline.family.name} makes videos from text{' and a picture' if pipeline.family.picture else ''}, "
+                f"not from a video, got {name}=…",
+                hint="leave it out; no family does video-to-video",
+            )
+    return resolve_request(pipeline.preset.values, sampling_param, {"prompt": prompt, **overrides})
 
 
 def _versions() -> dict[str, str]:

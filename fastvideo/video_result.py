@@ -19,7 +19,8 @@ class VideoResult:
         path: the file (or folder of frames), or None if it was not (or could not be) saved.
         save_error: why it could not be saved where it was asked to be, otherwise None.
         frames: ``(frames, height, width, 3)``, uint8, RGB; kept if asked for, or if saving failed.
-        latents: ``(1, channels, latent frames, latent height, latent width)``, float32; kept if asked for.
+        latents: float32, in the layout of the family's denoiser, mostly ``(1, channels, latent frames, latent height,
+            latent width)``; kept if asked for.
         seed: seed of the initial noise, drawn or given.
         fps: frames per second.
         seconds: wall time per stage.

@@ -21,7 +21,7 @@ import torch
 import fastvideo_ir as ir
 
 from . import hub, modules, safetensors_files
-from .families import Family, select_family
+from .families import Family, Preset, select_family
 
 _LIBRARIES = ("diffusers", "transformers")
 _WEIGHT_STEMS = {"diffusers": "diffusion_pytorch_model", "transformers": "model"}
@@ -48,12 +48,16 @@ class PipelineFolder:
 
     Attributes:
         path: the folder that holds ``model_index.json``.
+        source: the folder or hub id that was asked for.
         family: which family it belongs to.
+        index: the parsed ``model_index.json``.
         classes: per role, the library (diffusers or transformers) and the class in it.
     """
 
     path: Path
+    source: str
     family: Family
+    index: Mapping[str, Any]
     classes: Mapping[str, tuple[str, str]]
 
     @functools.cached_property
@@ -68,12 +72,18 @@ class PipelineFolder:
             PipelineLoadError: the component has no such key.
         """
         role, name = key.split(".", 1)
-        if name not in self.configs[role]:
+        config = self.index if role == "model_index" else self.configs[role]
+        if name not in config:
             raise ir.errors.PipelineLoadError(
                 f"the {role} of '{self.path}' has no {name!r} in its config",
                 hint=f"the family {self.family.name} needs it",
             )
-        return self.configs[role][name]
+        return config[name]
+
+    @functools.cached_property
+    def preset(self) -> Preset:
+        """The sampling defaults and load settings of this checkpoint."""
+        return self.family.preset_for(self.source, self._config_or_none)
 
     def component_class(self, role: str) -> Any:
         """The class that ``model_index.json`` names for this role.
@@ -89,6 +99,18 @@ class PipelineFolder:
                 hint=f"upgrade {library}",
             )
         return cls
+
+    def scheduler_overrides(self, flow_shift: float | None) -> dict[str, float] | None:
+        """Config entries that replace the scheduler's own: the flow shift asked for, or else this checkpoint's best.
+
+        Raises:
+            InvalidArgumentError: a flow shift is asked for, and the scheduler has none, or it cannot be.
+        """
+        if flow_shift is not None:
+            return self.flow_shift_override(flow_shift)
+        best = self.preset.flow_shift
+        has_one = any(key in self.configs["scheduler"] for key in self.family.flow_shift_keys)
+        return self.flow_shift_override(best) if best is not None and has_one else None
 
     def flow_shift_override(self, flow_shift: float) -> dict[str, float]:
         """The scheduler's config entry for the flow shift, under the name its class has for it.
@@ -146,6 +168,10 @@ class PipelineFolder:
             value = modules.load_transformers_model(cls, folder, dtype)
         return Component(value, self.configs[role], dtype)
 
+    def _config_or_none(self, key: str) -> Any:
+        role, name = key.split(".", 1)
+        return self.configs[role].get(name)
+
     def _has_weights(self, role: str) -> bool:
         return issubclass(self.component_class(role), torch.nn.Module)
 
@@ -179,6 +205,18 @@ def read_family(path_or_id: str | os.PathLike[str]) -> Family:
     return select_family(_read_model_index(folder), os.fspath(path_or_id))
 
 
+def read_defaults(path_or_id: str | os.PathLike[str]) -> Mapping[str, Any]:
+    """The sampling defaults of a pipeline; reads (or downloads) no weights.
+
+    Raises:
+        PipelineLoadError: it is no pipeline, or one without a family.
+    """
+    family = read_family(path_or_id)
+    if os.fspath(path_or_id) in family.ids:
+        return family.defaults_for(os.fspath(path_or_id))
+    return open_pipeline(path_or_id, weights=False).preset.values
+
+
 def open_pipeline(path_or_id: str | os.PathLike[str], *, weights: bool = True) -> PipelineFolder:
     """Read and check a pipeline, a local folder or a hub id, without reading its weights.
 
@@ -189,13 +227,15 @@ def open_pipeline(path_or_id: str | os.PathLike[str], *, weights: bool = True) -
     Raises:
         PipelineLoadError: it is no pipeline, its family is not known, or a file is missing or damaged.
     """
+    source = os.fspath(path_or_id)
     folder = hub.local_folder(path_or_id)
     if folder is None:
         family = read_family(path_or_id)
-        folder = hub.fetch_components(os.fspath(path_or_id), family.roles, weights=weights)
+        folder = hub.fetch_components(source, family.roles, weights=weights)
     index = _read_model_index(folder)
-    family = select_family(index, os.fspath(path_or_id))
-    pipeline = PipelineFolder(folder, family, {role: _class_of(index, role, folder) for role in family.roles})
+    family = select_family(index, source)
+    classes = {role: _class_of(index, role, folder) for role in family.roles}
+    pipeline = PipelineFolder(folder, source, family, index, classes)
     _ = pipeline.configs  # read now, so that a damaged config is named now
     if weights:
         pipeline.check_files()

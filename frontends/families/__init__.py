@@ -9,12 +9,27 @@ from collections.abc import Mapping
 
 import fastvideo_ir as ir
 
-from .family import Family
-from .wan import WAN_T2V
+from .cogvideox import COGVIDEOX
+from .family import Family, Picture, Preset
+from .hunyuan import HUNYUAN_VIDEO, HUNYUAN_VIDEO_15
+from .ltx import LTX_VIDEO
+from .mochi import MOCHI
+from .wan import WAN22_I2V, WAN22_T2V, WAN22_TI2V, WAN_I2V, WAN_T2V
 
-FAMILIES: tuple[Family, ...] = (WAN_T2V,)
+FAMILIES: tuple[Family, ...] = (
+    WAN_T2V,
+    WAN_I2V,
+    WAN22_T2V,
+    WAN22_I2V,
+    WAN22_TI2V,
+    HUNYUAN_VIDEO,
+    HUNYUAN_VIDEO_15,
+    COGVIDEOX,
+    LTX_VIDEO,
+    MOCHI,
+)
 
-__all__ = ["FAMILIES", "Family", "select_family"]
+__all__ = ["FAMILIES", "Family", "Picture", "Preset", "select_family"]
 
 
 def select_family(model_index: Mapping[str, object], source: str) -> Family:
@@ -33,7 +48,8 @@ def select_family(model_index: Mapping[str, object], source: str) -> Family:
         known = ", ".join(sorted({family.pipeline_class for family in FAMILIES}))
         raise ir.errors.PipelineLoadError(
             f"{source!r} is a {class_name!r} pipeline, for which there is no family",
-            hint=f"known pipeline classes: {known}",
+            hint=f"load it with diffusers and pass it to fastvideo.compile(pipeline, num_gpus=…); "
+            f"known pipeline classes: {known}",
         )
     for family in same_class:
         if not family.mismatches(model_index):

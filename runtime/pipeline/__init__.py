@@ -2,17 +2,20 @@
 
 from __future__ import annotations
 
-from .composed import ComposedPipeline
+from .composed import ComposedPipeline, ComposedPipelineBase
 from .stage import Stage, StageContext
+from .standard_stages import StandardStages
 from .state import GenerationRequest, GenerationState
 from .steps import StepCallback, StepInfo
 
 __all__ = [
     "ComposedPipeline",
+    "ComposedPipelineBase",
     "GenerationRequest",
     "GenerationState",
     "Stage",
     "StageContext",
+    "StandardStages",
     "StepCallback",
     "StepInfo",
 ]

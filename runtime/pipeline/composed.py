@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from abc import ABC, abstractmethod
 from collections.abc import Mapping
 
 import torch
@@ -10,31 +11,37 @@ import fastvideo_ir as ir
 
 from ...frontends.loading import Component, PipelineFolder
 from .progress import NO_PROGRESS, Progress
-from .registry import STAGES
 from .stage import Stage, StageContext
+from .standard_stages import StandardStages
 from .state import GenerationRequest, GenerationState
 from .steps import StepCallback
 
 
-class ComposedPipeline:
-    """Runs the stages that the family names, single-process, in the caller.
+class ComposedPipelineBase(ABC):
+    """Runs stages in order, single-process, in the caller. A subclass says which, in :meth:`create_pipeline_stages`.
 
     Args:
         pipeline: family and configs.
         components: loaded components by role. A module may be replaced by any callable with its signature.
         device: where the caller's tensors live; modules that are no compiled programs must be there.
 
-    Raises:
-        UnknownNameError: the family names a stage that does not exist.
+    Attributes:
+        context: family, components and device, which every stage has too.
+        stages: the stages by name, in the order they run.
     """
 
     def __init__(self, pipeline: PipelineFolder, components: Mapping[str, Component], device: torch.device) -> None:
         self.context = StageContext(pipeline, components, device)
         self.stages: dict[str, Stage] = {}
-        for name in pipeline.family.stages:
-            if name not in STAGES:
-                raise ir.errors.UnknownNameError("stage", name, STAGES)
-            self.add_stage(name, STAGES[name]())
+        self.create_pipeline_stages(self.context)
+
+    @abstractmethod
+    def create_pipeline_stages(self, args: StageContext) -> None:
+        """Add the stages, with :class:`StandardStages` and :meth:`add_stage`.
+
+        Args:
+            args: family, components and device.
+        """
 
     def add_stage(self, name: str, stage: Stage, *, before: str | None = None) -> None:
         """Add a stage under a new name, before the one named or at the end.
@@ -60,6 +67,11 @@ class ComposedPipeline:
     ) -> GenerationState:
         """Run all stages; the state that comes back holds the latents, the frames and the times.
 
+        Args:
+            request: what is asked for.
+            progress: told of stages and steps.
+            on_step: called after each denoising step.
+
         Raises:
             InvalidArgumentError: the request is one the models cannot serve.
             GenerationCancelledError: ``on_step`` returned False.
@@ -71,3 +83,15 @@ class ComposedPipeline:
             for name, stage in self.stages.items():
                 stage(name, state)
         return state
+
+
+class ComposedPipeline(ComposedPipelineBase):
+    """The stages that the family names.
+
+    Raises:
+        UnknownNameError: the family names a stage that does not exist.
+    """
+
+    def create_pipeline_stages(self, args: StageContext) -> None:
+        for name in args.family.stages:
+            StandardStages.add(self, name)

@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import torch
+from diffusers.utils.torch_utils import randn_tensor
 
 import fastvideo_ir as ir
 
@@ -11,22 +14,20 @@ from .state import GenerationState
 
 
 class DecodeStage(Stage):
-    """Undoes the normalisation of the latents and decodes them to uint8 frames."""
+    """Undoes the packing and the normalisation of the latents and decodes them to uint8 frames."""
 
-    requires = ("latents",)
+    requires = ("latents", "latent_frames")
     provides = ("frames",)
 
     def run(self, state: GenerationState) -> None:
-        assert state.latents is not None
-        vae, family = self.context.components["vae"], self.context.pipeline.family
-        latents = state.latents.to(vae.dtype)
-        mean = self._per_channel(family.latents_mean, latents)
-        std = self._per_channel(family.latents_std, latents)
-        video = vae.value.decode(latents * std + mean, return_dict=False)[0][0].float()
-        if not torch.isfinite(video).all():
-            raise ir.errors.FastVideoError(
-                "the decoded video holds NaN or infinity", hint="try dtype={'vae': 'float32'}"
-            )
+        vae = self.context.components["vae"]
+        latents = self._denormalise(self._unpack(state))
+        options: dict[str, Any] = {}
+        if vae.config.get("timestep_conditioning"):
+            latents = self._mix_noise(state, latents)
+            options["temb"] = torch.tensor([state.request.decode_timestep], device=latents.device, dtype=latents.dtype)
+        video = vae.value.decode(latents.to(vae.dtype), **options, return_dict=False)[0][0].float()
+        self.refuse_non_finite(video, "the decoded video holds NaN or infinity", "try dtype={'vae': 'float32'}")
         pixels = ((video / 2 + 0.5).clamp(0, 1) * 255).round().to(torch.uint8)
         state.frames = pixels.permute(1, 2, 3, 0).contiguous().cpu().numpy()
 
@@ -40,6 +41,44 @@ class DecodeStage(Stage):
                 hint="its config does not fit its weights",
             )
 
-    def _per_channel(self, key: str, like: torch.Tensor) -> torch.Tensor:
-        values = torch.tensor(self.context.config(key), device=like.device, dtype=like.dtype)
-        return values.view(1, -1, 1, 1, 1)
+    def _unpack(self, state: GenerationState) -> torch.Tensor:
+        """``(1, channels, latent frames, latent height, latent width)``, without the frames that only fill a patch."""
+        latents, request, geometry = state.latents, state.request, self.context.geometry
+        assert latents is not None and state.latent_frames is not None
+        if latents.ndim == 3:  # tokens
+            time, height, width = geometry.patch_size
+            assert height == width
+            latents = self.context.reference._unpack_latents(
+                latents,
+                state.latent_frames,
+                request.height // geometry.spatial_factor,
+                request.width // geometry.spatial_factor,
+                height,
+                time,
+            )
+        elif self.context.family.channel_dim == 2:
+            latents = latents.transpose(1, 2)
+        return latents[:, :, state.padding_frames :]
+
+    def _denormalise(self, latents: torch.Tensor) -> torch.Tensor:
+        """To the scale that the decoder expects, by whatever statistics the VAE has."""
+        mean, std = self._statistic("latents_mean", latents), self._statistic("latents_std", latents)
+        if std is not None:
+            latents = latents * std
+        scaling_factor = self.context.components["vae"].config.get("scaling_factor")
+        if scaling_factor is not None:
+            latents = latents / scaling_factor
+        return latents if mean is None else latents + mean
+
+    def _statistic(self, name: str, like: torch.Tensor) -> torch.Tensor | None:
+        """One value per channel, from the VAE's config or else from its weights."""
+        vae = self.context.components["vae"]
+        values = vae.config[name] if name in vae.config else getattr(vae.value, name, None)
+        if values is None:
+            return None
+        return torch.as_tensor(values).to(like.device, like.dtype).view(1, -1, 1, 1, 1)
+
+    def _mix_noise(self, state: GenerationState, latents: torch.Tensor) -> torch.Tensor:
+        scale = state.request.decode_noise_scale or 0.0
+        noise: torch.Tensor = randn_tensor(latents.shape, state.generator, latents.device, latents.dtype)
+        return (1 - scale) * latents + scale * noise

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import time
 from abc import ABC, abstractmethod
 from collections.abc import Mapping
@@ -12,8 +13,10 @@ import torch
 
 import fastvideo_ir as ir
 
+from ...frontends.families import Family
 from ...frontends.loading import Component, PipelineFolder
 from .geometry import LatentGeometry
+from .reference import build_reference
 from .state import GenerationState
 
 
@@ -32,9 +35,25 @@ class StageContext:
     device: torch.device
 
     @property
+    def family(self) -> Family:
+        """What is particular to this kind of pipeline."""
+        return self.pipeline.family
+
+    @property
     def geometry(self) -> LatentGeometry:
         """Layout of the latents."""
         return LatentGeometry.of(self.pipeline)
+
+    @functools.cached_property
+    def reference(self) -> Any:
+        """Diffusers' own pipeline object around the same components; stages call its helpers, never the whole."""
+        return build_reference(self.family.pipeline_class, self.pipeline, self.components)
+
+    @functools.cached_property
+    def picture_reference(self) -> Any:
+        """The same, of the class that takes a picture."""
+        assert self.family.picture is not None
+        return build_reference(self.family.picture.pipeline_class, self.pipeline, self.components)
 
     def config(self, key: str) -> Any:
         """A config value by its key ``role.key``."""
@@ -95,6 +114,12 @@ class Stage(ABC):
         """Wait for the device, so that times are those of the work and not of its launch."""
         if self.context.device.type == "cuda":
             torch.cuda.synchronize(self.context.device)
+
+    @staticmethod
+    def refuse_non_finite(values: torch.Tensor | None, message: str, hint: str) -> None:
+        """Raise FastVideoError if there is a NaN or an infinity."""
+        if values is not None and not torch.isfinite(values).all():
+            raise ir.errors.FastVideoError(message, hint=hint)
 
     def _require(self, state: GenerationState, fields: tuple[str, ...], verb: str, hint: str) -> None:
         for field in fields:

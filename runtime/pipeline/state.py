@@ -3,30 +3,39 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, field
+from typing import Any
 
 import numpy as np
 import torch
 
 import fastvideo_ir as ir
 
+from .picture import PictureInput
 from .progress import NO_PROGRESS, Progress
 from .steps import StepCallback, StepInfo
 
 
 @dataclass(frozen=True)
 class GenerationRequest:
-    """One video that is asked for, with every field decided.
+    """One video that is asked for, with every field decided. Fields that not all families take are None where unused.
 
     Attributes:
         prompt: what to show.
-        negative_prompt: what to avoid; used when guidance is on.
+        negative_prompt: what to avoid; used when classifier-free guidance is on.
         height, width: size in pixels.
         num_frames: number of frames.
         fps: frames per second of the file.
         num_inference_steps: number of denoising steps.
-        guidance_scale: classifier-free guidance (Ho and Salimans 2022); on above 1.
-        seed: seed of the initial noise.
+        guidance_scale: classifier-free guidance (Ho and Salimans 2022), on above 1; or the scale that a denoiser is
+            told, if it was distilled with guidance.
+        seed: seed of all noise.
         max_sequence_length: text tokens; a longer prompt is cut, a shorter one padded.
+        image: the picture that the video starts from.
+        guidance_scale_2: guidance of the second denoiser, which works on the low noise levels.
+        true_cfg_scale: classifier-free guidance of a denoiser that is told ``guidance_scale``; on above 1.
+        use_dynamic_cfg: whether guidance grows from step to step.
+        decode_timestep: noise level that the decoder is told.
+        decode_noise_scale: how much noise is mixed into the latents before they are decoded.
     """
 
     prompt: str
@@ -39,11 +48,12 @@ class GenerationRequest:
     guidance_scale: float
     seed: int
     max_sequence_length: int
-
-    @property
-    def guided(self) -> bool:
-        """Whether classifier-free guidance is on."""
-        return self.guidance_scale > 1.0
+    image: PictureInput | None = None
+    guidance_scale_2: float | None = None
+    true_cfg_scale: float | None = None
+    use_dynamic_cfg: bool | None = None
+    decode_timestep: float | None = None
+    decode_noise_scale: float | None = None
 
 
 @dataclass
@@ -54,10 +64,18 @@ class GenerationState:
         request: what is asked for.
         progress: told of stages and steps.
         on_step: called after each denoising step.
-        text: text embeddings ``(1, tokens, dim)``, or ``(2, tokens, dim)`` with guidance: the prompt, then
-            the negative prompt.
+        generator: source of all noise, on the CPU, so that a seed gives the same video on any device and any number
+            of ranks.
+        text: the denoiser's text arguments by name, each ``(1, …)``, or ``(2, …)`` with classifier-free guidance: for
+            the prompt, then for the negative prompt.
         timesteps: ``(steps,)``, in the dtype in which the scheduler gives them.
-        latents: ``(1, channels, latent frames, latent height, latent width)``, float32.
+        latents: float32, in the layout that the family's denoiser works in.
+        latent_frames: frames of the latents, those that only fill the last patch among them.
+        padding_frames: how many of the first latent frames are not decoded.
+        beside: what the denoiser sees in further channels of the latents.
+        held: bool, broadcastable to the latents: where they are given by the picture and stay.
+        held_tokens: ``(1, tokens)``, 1 where a token is held; a timestep per token is zero there.
+        inputs: further arguments of the denoiser, the same in every step.
         frames: ``(frames, height, width, 3)``, uint8, RGB.
         seconds: wall time of each stage that ran.
         step_seconds: wall time of each denoising step.
@@ -66,12 +84,27 @@ class GenerationState:
     request: GenerationRequest
     progress: Progress = NO_PROGRESS
     on_step: StepCallback | None = None
-    text: torch.Tensor | None = None
+    generator: torch.Generator = field(init=False)
+    text: dict[str, torch.Tensor] | None = None
     timesteps: torch.Tensor | None = None
     latents: torch.Tensor | None = None
+    latent_frames: int | None = None
+    padding_frames: int = 0
+    beside: torch.Tensor | None = None
+    held: torch.Tensor | None = None
+    held_tokens: torch.Tensor | None = None
+    inputs: dict[str, Any] = field(default_factory=dict)
     frames: np.ndarray | None = None
     seconds: dict[str, float] = field(default_factory=dict)
     step_seconds: list[float] = field(default_factory=list)
+
+    def __post_init__(self) -> None:
+        self.generator = torch.Generator("cpu").manual_seed(self.request.seed)
+
+    @property
+    def batch(self) -> int:
+        """How many samples the denoiser sees at once: two with classifier-free guidance."""
+        return next(iter(self.text.values())).shape[0] if self.text else 1
 
     def step_done(self, timestep: torch.Tensor, seconds: float) -> None:
         """A denoising step has set the latents: tell whoever listens.

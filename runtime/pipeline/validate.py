@@ -7,8 +7,10 @@ from typing import Any
 
 import fastvideo_ir as ir
 
+from ...frontends.families import Family
 from ...frontends.loading import PipelineFolder
 from .geometry import LatentGeometry
+from .picture import read_picture
 from .stage import Stage
 from .state import GenerationRequest, GenerationState
 
@@ -31,7 +33,7 @@ def validate_request(request: GenerationRequest, pipeline: PipelineFolder) -> No
     Raises:
         InvalidArgumentError: names the field, what is wrong with it, and the nearest values that work.
     """
-    geometry = LatentGeometry.of(pipeline)
+    geometry, family = LatentGeometry.of(pipeline), pipeline.family
     if not isinstance(request.prompt, str):
         raise ir.errors.InvalidArgumentError(f"the prompt must be one text, got {request.prompt!r}", hint=_SAY)
     if not request.prompt.strip():
@@ -44,14 +46,52 @@ def validate_request(request: GenerationRequest, pipeline: PipelineFolder) -> No
     _check_size("width", request.width, geometry.width_multiple)
     _check_frames(request.num_frames, geometry)
     _check_integer(
-        "num_inference_steps", request.num_inference_steps, 1, pipeline.config_value(pipeline.family.train_timesteps)
+        "num_inference_steps",
+        request.num_inference_steps,
+        family.least_steps,
+        pipeline.config_value(family.train_timesteps),
     )
     _check_integer("seed", request.seed, 0, _MAX_SEED)
-    _check_integer(
-        "max_sequence_length", request.max_sequence_length, 1, pipeline.family.defaults["max_sequence_length"]
-    )
+    _check_integer("max_sequence_length", request.max_sequence_length, 1, family.defaults["max_sequence_length"])
     _check_number("guidance_scale", request.guidance_scale, 0.0, _MAX_GUIDANCE, "1 or less turns guidance off")
     _check_number("fps", request.fps, 1.0, _MAX_FPS, "it is the frames per second of the file")
+    _check_further_fields(request, family)
+    _check_picture(request, family)
+
+
+def _check_further_fields(request: GenerationRequest, family: Family) -> None:
+    """Fields that some families take: the limits of those that are numbers."""
+    limits = {
+        "guidance_scale_2": (_MAX_GUIDANCE, "1 or less turns guidance of the second denoiser off"),
+        "true_cfg_scale": (_MAX_GUIDANCE, "1 or less turns it off"),
+        "decode_timestep": (1.0, "0.05 is usual"),
+        "decode_noise_scale": (1.0, "0.025 is usual"),
+    }
+    for name in (*limits, "use_dynamic_cfg"):
+        value = getattr(request, name)
+        if value is None:
+            continue
+        if name not in family.defaults:
+            raise ir.errors.InvalidArgumentError(f"{family.name} has no {name}", hint="leave it out")
+        if name in limits:
+            high, hint = limits[name]
+            _check_number(name, value, 0.0, high, hint)
+        elif not isinstance(value, bool):
+            raise ir.errors.InvalidArgumentError(f"{name} must be True or False, got {value!r}")
+
+
+def _check_picture(request: GenerationRequest, family: Family) -> None:
+    if request.image is None:
+        if family.picture is not None and family.picture.required:
+            raise ir.errors.InvalidArgumentError(
+                f"{family.name} makes videos from a picture, and none was given", hint="pass image='picture.png'"
+            )
+        return
+    if family.picture is None:
+        raise ir.errors.InvalidArgumentError(
+            f"{family.name} makes videos from text alone and takes no picture", hint="leave image out"
+        )
+    read_picture(request.image)
 
 
 def _check_size(name: str, value: Any, multiple: int) -> None:

@@ -37,7 +37,14 @@ DAMAGES: list[tuple[Callable[[Path], Any], str]] = [
         "'FluxPipeline' pipeline, for which there is no",
     ),
     (lambda p: edit(p / "model_index.json", boundary_ratio=0.9), "boundary_ratio=None (here 0.9)"),
-    (lambda p: edit(p / "model_index.json", expand_timesteps=True), "expand_timesteps=None (here True)"),
+    (
+        lambda p: edit(p / "model_index.json", expand_timesteps=True, boundary_ratio=0.9),
+        "wan2.2-ti2v-5b needs boundary_ratio=None (here 0.9)",
+    ),
+    (
+        lambda p: edit(p / "model_index.json", _class_name="WanVideoToVideoPipeline"),
+        "pass it to fastvideo.compile(pipeline, num_gpus=…); known pipeline classes: CogVideoXPipeline, Hunyuan",
+    ),
     (lambda p: edit(p / "model_index.json", vae=[None, None]), "has no 'vae'"),
     (lambda p: edit(p / "model_index.json", vae=["evil", "Vae"]), "comes from 'evil', and code that comes with"),
     (lambda p: edit(p / "model_index.json", vae=["diffusers", "Vae"]), "diffusers.Vae, which the installed diffusers"),

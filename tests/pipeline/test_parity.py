@@ -103,7 +103,9 @@ def test_bfloat16_gets_the_same_inputs_as_in_diffusers(opened: loading.PipelineF
 
 
 def test_padding_tokens_are_zero(pipeline: ComposedPipeline, components: Components) -> None:
-    text = pipeline.run(small_request(prompt="a cat", num_inference_steps=1)).text
-    assert text is not None and text.shape == (2, 512, 64)
+    state = pipeline.run(small_request(prompt="a cat", num_inference_steps=1))
+    assert state.text is not None
+    text = state.text["encoder_hidden_states"]
+    assert text.shape == (2, 512, 64)
     used = len(components["tokenizer"].value("a cat").input_ids)
     assert text[0, :used].abs().sum(-1).gt(0).all() and text[0, used:].abs().max() == 0

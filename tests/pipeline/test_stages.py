@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import replace
 from types import SimpleNamespace
 from typing import Any
@@ -12,7 +13,6 @@ import torch
 import fastvideo_ir as ir
 from fastvideo.frontends import loading
 from fastvideo.runtime.pipeline import ComposedPipeline, GenerationState, Stage
-from fastvideo.runtime.pipeline.encode_text import clean_prompt
 from fastvideo.runtime.pipeline.progress import RichProgress, progress_view
 
 from .small_request import small_request
@@ -35,13 +35,22 @@ class Recorder:
         self.steps.append(self.stages[-1][0])
 
 
+class OtherVAE:
+    """What stages see of a VAE, with another ``decode``."""
+
+    config = SimpleNamespace(scale_factor_temporal=4, scale_factor_spatial=8)
+
+    def __init__(self, decode: Callable[..., Any]) -> None:
+        self.decode = decode
+
+
 def test_stages_are_timed_and_reported(pipeline: ComposedPipeline) -> None:
     seen = Recorder()
     state = pipeline.run(small_request(num_inference_steps=3), seen)
-    names = ["validate", "encode_text", "timesteps", "latents", "denoise", "decode"]
+    names = ["validate", "encode_text", "encode_image", "timesteps", "latents", "inputs", "denoise", "decode"]
     assert list(state.seconds) == list(pipeline.stages) == names
     assert seen.stages == [(name, 3 if name == "denoise" else 1) for name in names]
-    assert seen.steps == [*names[:4], "denoise", "denoise", "denoise", "decode"]
+    assert seen.steps == [*names[:6], "denoise", "denoise", "denoise", "decode"]
     assert len(state.step_seconds) == 3 and sum(state.step_seconds) <= state.seconds["denoise"]
     assert state.frames is not None and state.frames.shape == (9, 48, 80, 3) and state.frames.std() > 10
 
@@ -109,7 +118,7 @@ def test_numbers_that_are_none(opened: loading.PipelineFolder, components: Compo
     def decode(latents: torch.Tensor, return_dict: bool) -> tuple[torch.Tensor]:
         return (torch.full((1, 3, 9, 48, 80), float("inf")),)
 
-    parts = {**components, "vae": replace(components["vae"], value=SimpleNamespace(decode=decode))}
+    parts = {**components, "vae": replace(components["vae"], value=OtherVAE(decode))}
     with pytest.raises(ir.errors.FastVideoError, match="the decoded video holds NaN or infinity"):
         ComposedPipeline(opened, parts, torch.device("cpu")).run(small_request())
 
@@ -118,7 +127,7 @@ def test_decoder_that_makes_another_size(opened: loading.PipelineFolder, compone
     def decode(latents: torch.Tensor, return_dict: bool) -> tuple[torch.Tensor]:
         return (torch.zeros(1, 3, 8, 48, 80),)
 
-    parts = {**components, "vae": replace(components["vae"], value=SimpleNamespace(decode=decode))}
+    parts = {**components, "vae": replace(components["vae"], value=OtherVAE(decode))}
     with pytest.raises(
         ir.errors.FastVideoError, match=r"frames of shape \(8, 48, 80, 3\), asked were \(9, 48, 80, 3\)"
     ):
@@ -128,14 +137,6 @@ def test_decoder_that_makes_another_size(opened: loading.PipelineFolder, compone
 def test_long_prompt_is_cut_with_a_warning(pipeline: ComposedPipeline, caplog: pytest.LogCaptureFixture) -> None:
     pipeline.run(small_request(prompt="a cat " * 20, max_sequence_length=16, num_inference_steps=1))
     assert "is cut to the 16 that the text encoder takes" in caplog.text
-
-
-@pytest.mark.parametrize(
-    ("prompt", "cleaned"),
-    [("  a \n b ", "a b"), ("&amp;lt;3", "<3"), ("caf\u00c3\u00a9", "caf\u00e9"), ("日落，海", "日落,海")],
-)
-def test_clean_prompt(prompt: str, cleaned: str) -> None:
-    assert clean_prompt(prompt) == cleaned
 
 
 def test_no_bar_where_stderr_is_no_terminal(capfd: pytest.CaptureFixture[str]) -> None:

@@ -64,7 +64,7 @@ def test_result(generator: VideoGenerator, tmp_path: Path) -> None:
     assert video.path == tmp_path / "a-cat.mp4" and video.frames is not None
     frames, rate, _ = decode(video.path)
     assert frames.shape == video.frames.shape == (9, 48, 80, 3) and rate == 12
-    assert list(video.seconds) == ["validate", "encode_text", "timesteps", "latents", "denoise", "decode"]
+    assert list(video.seconds)[-3:] == ["inputs", "denoise", "decode"]
     assert len(video.step_seconds) == 4
 
 

@@ -1,0 +1,160 @@
+"""Every family: same weights, same seed, and the latents and frames are those of diffusers' own pipeline."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field, replace
+from typing import Any
+
+import diffusers
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+
+from fastvideo.compiler import compile
+from fastvideo.frontends import loading
+from fastvideo.runtime.pipeline import ComposedPipeline, GenerationState
+from fastvideo.sampling_param import resolve_request
+
+from .test_parity import distance
+from .tiny_families import build
+
+PROMPT = {"prompt": 'a cat on the "red chair"', "negative_prompt": "low quality"}
+SMALL: dict[str, Any] = {
+    "height": 48,
+    "width": 80,
+    "num_frames": 9,
+    "num_inference_steps": 4,
+    "guidance_scale": 5.0,
+    "seed": 7,
+}
+
+
+@dataclass(frozen=True)
+class Case:
+    """A tiny pipeline, what is asked of it, and whether a picture goes in.
+
+    Attributes:
+        name: in ``TINY``.
+        changes: of the request.
+        picture: whether the video starts from one.
+        unguided: further changes that turn guidance off.
+        alike: arguments that diffusers calls otherwise.
+    """
+
+    name: str
+    changes: dict[str, Any] = field(default_factory=dict)
+    picture: bool = False
+    unguided: dict[str, Any] = field(default_factory=lambda: {"guidance_scale": 1.0})
+
+    @property
+    def id(self) -> str:
+        return f"{self.name}-picture" if self.picture else self.name
+
+
+LARGER = {"height": 64, "width": 96}
+TRUE_CFG = {"true_cfg_scale": 3.0}
+NO_TRUE_CFG = {"true_cfg_scale": 1.0}
+CASES = [
+    Case("wan2.2-t2v-a14b", {"guidance_scale_2": 3.0}),
+    Case("wan2.2-ti2v-5b", LARGER),
+    Case("wan2.2-ti2v-5b", LARGER, picture=True),
+    Case("wan2.1-i2v", picture=True),
+    Case("wan2.2-i2v-a14b", {"guidance_scale_2": 3.0}, picture=True),
+    Case("hunyuan-video", TRUE_CFG, unguided=NO_TRUE_CFG),
+    Case("fast-hunyuan", NO_TRUE_CFG, unguided={"guidance_scale": 1.0}),
+    Case("cogvideox-2b"),
+    Case("cogvideox-5b", {"use_dynamic_cfg": True}),
+    Case("cogvideox-1.5", {"num_frames": 17}),
+    Case("ltx-video", {**LARGER, "fps": 24}),
+    Case("ltx-video-0.9.1", {**LARGER, "decode_timestep": 0.05, "decode_noise_scale": 0.025}),
+    Case("ltx-video", LARGER, picture=True),
+    Case("mochi-1", {"num_frames": 7}),
+    Case("hunyuan-video-1.5"),
+]
+
+
+@dataclass
+class Tiny:
+    """One tiny pipeline: as diffusers has it, as read back from disk, and its components in float32, not compiled."""
+
+    case: Case
+    original: Any
+    opened: loading.PipelineFolder
+    components: dict[str, loading.Component]
+    made: dict[str, Any] = field(default_factory=dict)
+
+    def pipeline(self, **replaced: Any) -> ComposedPipeline:
+        parts = {role: replace(self.components[role], value=value) for role, value in replaced.items()}
+        return ComposedPipeline(self.opened, {**self.components, **parts}, torch.device("cpu"))
+
+    def run(self, pipeline: ComposedPipeline, **changes: Any) -> GenerationState:
+        asked = {**PROMPT, **SMALL, **self.case.changes, **changes}
+        if self.case.picture:
+            asked["image"] = picture()
+        return pipeline.run(resolve_request(self.opened.preset.values, None, asked))
+
+    def reference(self, output_type: str, **changes: Any) -> Any:
+        """As :meth:`make_reference`, made once."""
+        key = repr((output_type, changes))
+        if key not in self.made:
+            self.made[key] = self.make_reference(output_type, **changes)
+        return self.made[key]
+
+    def make_reference(self, output_type: str, **changes: Any) -> Any:
+        """What diffusers makes, with the weights as they were before they were written, by its own loop."""
+        family, pipeline = self.opened.family, self.original
+        asked = {**PROMPT, **SMALL, **self.case.changes, **changes}
+        fps = asked.pop("fps", self.opened.preset.values["fps"])
+        if family.name == "ltx-video":
+            asked["frame_rate"] = fps
+        if family.name == "hunyuan-video-1.5":
+            pipeline.guider = diffusers.ClassifierFreeGuidance(guidance_scale=asked.pop("guidance_scale"))
+        if self.case.picture:
+            assert family.picture is not None
+            asked["image"] = picture()
+            if type(pipeline).__name__ != family.picture.pipeline_class:
+                pipeline = getattr(diffusers, family.picture.pipeline_class).from_pipe(pipeline)
+                pipeline.set_progress_bar_config(disable=True)
+        generator = torch.Generator("cpu").manual_seed(asked.pop("seed"))
+        return pipeline(**asked, generator=generator, output_type=output_type).frames
+
+
+def picture() -> Image.Image:
+    """A picture whose halves differ, of another size than the video."""
+    pixels = np.random.default_rng(0).integers(0, 256, (40, 60, 3), dtype=np.uint8)
+    pixels[:, 30:] //= 3
+    return Image.fromarray(pixels)
+
+
+@pytest.fixture(scope="module", params=CASES, ids=lambda case: case.id)
+def tiny(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Tiny:
+    folder = tmp_path_factory.mktemp("family") / request.param.name
+    original = build(request.param.name, folder)
+    opened = loading.open_pipeline(folder)
+    components = {role: opened.load(role, torch.float32) for role in opened.family.roles}
+    return Tiny(request.param, original, opened, components)
+
+
+@pytest.mark.parametrize("guided", [True, False], ids=["guided", "unguided"])
+def test_latents_and_frames_equal_those_of_diffusers(tiny: Tiny, guided: bool) -> None:
+    changes = {} if guided else tiny.case.unguided
+    state = tiny.run(tiny.pipeline(), **changes)
+    assert state.latents is not None and state.frames is not None
+    assert distance(state.latents, tiny.reference("latent", **changes)) < 1e-4
+    frames = np.asarray(tiny.reference("np", **changes))[0] * 255
+    assert np.abs(state.frames - frames).max() < 0.51 and state.frames.std() > 3
+
+
+@pytest.mark.parametrize("ranks", [1, 2], ids=["1 rank", "2 ranks"])
+def test_latents_on_ranks_equal_those_of_diffusers(tiny: Tiny, ranks: int) -> None:
+    executor = "local" if ranks == 1 else "simulated"
+    compiled = {
+        role: compile(tiny.components[role].value, ranks, executor=executor, device="cpu")
+        for role in tiny.opened.family.compiled
+    }
+    state = tiny.run(tiny.pipeline(**compiled))
+    assert state.latents is not None
+    assert distance(state.latents, tiny.reference("latent")) < 1e-4
+    for denoiser in compiled.values():
+        assert [program.mesh.num_ranks for program in denoiser.programs] == [ranks]

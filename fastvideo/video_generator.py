@@ -227,9 +227,10 @@ class VideoGenerator:
     def _metadata(self, request: GenerationRequest) -> dict[str, Any]:
         """What a file says of itself; enough to make the same video again."""
         asked = {name: value for name, value in vars(request).items() if value is not None}
-        if request.image is not None:
-            is_path = isinstance(request.image, str | os.PathLike)
-            asked["image"] = os.fspath(request.image) if is_path else f"a {type(request.image).__name__}"
+        if isinstance(request.image, str | os.PathLike):
+            asked["image"] = os.fspath(request.image)
+        elif request.image is not None:
+            asked["image"] = f"a {type(request.image).__name__}"
         return {**asked, "model": str(self._pipeline.context.pipeline.path), "versions": _versions()}
 
     @staticmethod

@@ -11,7 +11,7 @@ import pytest
 import torch
 from PIL import Image
 
-from fastvideo.compiler import compile
+from fastvideo.compiler import Parallel, compile
 from fastvideo.frontends import loading
 from fastvideo.runtime.pipeline import ComposedPipeline, GenerationState
 from fastvideo.sampling_param import resolve_request
@@ -39,13 +39,14 @@ class Case:
         changes: of the request.
         picture: whether the video starts from one.
         unguided: further changes that turn guidance off.
-        alike: arguments that diffusers calls otherwise.
+        ranks: on how many the denoiser is compiled; none where it is that of another case.
     """
 
     name: str
     changes: dict[str, Any] = field(default_factory=dict)
     picture: bool = False
     unguided: dict[str, Any] = field(default_factory=lambda: {"guidance_scale": 1.0})
+    ranks: tuple[int, ...] = (1, 2)
 
     @property
     def id(self) -> str:
@@ -65,9 +66,9 @@ CASES = [
     Case("fast-hunyuan", NO_TRUE_CFG, unguided={"guidance_scale": 1.0}),
     Case("cogvideox-2b"),
     Case("cogvideox-5b", {"use_dynamic_cfg": True}),
-    Case("cogvideox-1.5", {"num_frames": 17}),
+    Case("cogvideox-1.5", {"num_frames": 17}, ranks=()),
     Case("ltx-video", {**LARGER, "fps": 24}),
-    Case("ltx-video-0.9.1", {**LARGER, "decode_timestep": 0.05, "decode_noise_scale": 0.025}),
+    Case("ltx-video-0.9.1", {**LARGER, "decode_timestep": 0.05, "decode_noise_scale": 0.025}, ranks=()),
     Case("ltx-video", LARGER, picture=True),
     Case("mochi-1", {"num_frames": 7}),
     Case("hunyuan-video-1.5"),
@@ -148,9 +149,12 @@ def test_latents_and_frames_equal_those_of_diffusers(tiny: Tiny, guided: bool) -
 
 @pytest.mark.parametrize("ranks", [1, 2], ids=["1 rank", "2 ranks"])
 def test_latents_on_ranks_equal_those_of_diffusers(tiny: Tiny, ranks: int) -> None:
-    executor = "local" if ranks == 1 else "simulated"
+    if ranks not in tiny.case.ranks:
+        pytest.skip("this denoiser is compiled in another case")
+    # Pinned, as the planner would leave such a small model whole.
+    options: dict[str, Any] = {"executor": "simulated", "parallel": Parallel(sp=2)} if ranks == 2 else {}
     compiled = {
-        role: compile(tiny.components[role].value, ranks, executor=executor, device="cpu")
+        role: compile(tiny.components[role].value, ranks, device="cpu", **options)
         for role in tiny.opened.family.compiled
     }
     state = tiny.run(tiny.pipeline(**compiled))

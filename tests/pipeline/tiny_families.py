@@ -294,7 +294,7 @@ def mochi() -> Any:
         transformer=diffusers.MochiTransformer3DModel(
             num_attention_heads=HEADS,
             attention_head_dim=12,
-            num_layers=2,
+            num_layers=1,
             pooled_projection_dim=16,
             in_channels=12,
             text_embed_dim=TEXT_DIM,

@@ -1,0 +1,119 @@
+"""Families are data: told apart by what a folder holds, each with the defaults of its checkpoints."""
+
+from __future__ import annotations
+
+import dataclasses
+from pathlib import Path
+from typing import Any
+
+import diffusers
+import pytest
+import torch
+
+import fastvideo_ir as ir
+from fastvideo.frontends import families, loading
+from fastvideo.frontends.families import FAMILIES, Family, select_family
+from fastvideo.frontends.families.hunyuan import HUNYUAN_VIDEO
+from fastvideo.runtime.pipeline.inputs import INPUTS
+from fastvideo.runtime.pipeline.picture_latents import PICTURE_LATENTS
+from fastvideo.runtime.pipeline.standard_stages import STAGES
+from fastvideo.runtime.pipeline.timesteps import SIGMAS
+from fastvideo.sampling_param import SamplingParam
+
+from .tiny_families import build
+
+COMPLETE = {"negative_prompt", "height", "width", "num_frames", "fps", "num_inference_steps", "guidance_scale"}
+
+
+@pytest.mark.parametrize("family", FAMILIES, ids=lambda family: family.name)
+def test_names_in_a_family_exist(family: Family) -> None:
+    assert set(family.stages) <= set(STAGES) and set(family.inputs) <= set(INPUTS) and family.sigmas in SIGMAS
+    classes = [family.pipeline_class]
+    if family.picture is not None:
+        assert family.picture.latents in PICTURE_LATENTS
+        assert family.picture.encoder in (None, *family.roles)
+        classes.append(family.picture.pipeline_class)
+    assert all(issubclass(getattr(diffusers, name), diffusers.DiffusionPipeline) for name in classes)
+    assert set(family.compiled) | set(family.accelerator_dtypes) <= set(family.roles)
+
+
+@pytest.mark.parametrize("family", FAMILIES, ids=lambda family: family.name)
+def test_defaults_are_complete_and_fit(family: Family) -> None:
+    fields = {field.name for field in dataclasses.fields(SamplingParam)}
+    assert set(family.defaults) >= COMPLETE | {"max_sequence_length"}
+    for preset in family.presets:
+        values = family.defaults_for(preset.ids[0])
+        assert set(values) <= fields and set(values) == set(family.defaults)
+        if isinstance(family.spatial_factor, int):
+            assert values["height"] % family.spatial_factor == values["width"] % family.spatial_factor == 0
+        if isinstance(family.temporal_factor, int):
+            assert values["num_frames"] % family.temporal_factor == 1
+    assert len(family.ids) == len(set(family.ids))
+
+
+def test_ids_are_of_one_family() -> None:
+    ids = [model_id for family in FAMILIES for model_id in family.ids]
+    assert len(ids) == len(set(ids)) and len({family.name for family in FAMILIES}) == len(FAMILIES)
+
+
+def test_a_family_is_small() -> None:
+    for file in Path(families.__file__).parent.glob("*.py"):
+        if file.stem not in {"__init__", "family"}:
+            assert len(file.read_text().splitlines()) < 150, file.name
+
+
+INDEXES: list[tuple[dict[str, Any], str]] = [
+    ({"_class_name": "WanPipeline"}, "wan2.1-t2v"),
+    ({"_class_name": "WanPipeline", "transformer_2": [None, None], "boundary_ratio": None}, "wan2.1-t2v"),
+    ({"_class_name": "WanPipeline", "expand_timesteps": True}, "wan2.2-ti2v-5b"),
+    (
+        {"_class_name": "WanPipeline", "transformer_2": ["diffusers", "X"], "boundary_ratio": 0.875},
+        "wan2.2-t2v-a14b",
+    ),
+    ({"_class_name": "WanImageToVideoPipeline"}, "wan2.1-i2v"),
+    (
+        {"_class_name": "WanImageToVideoPipeline", "transformer_2": ["diffusers", "X"], "boundary_ratio": 0.9},
+        "wan2.2-i2v-a14b",
+    ),
+    ({"_class_name": "HunyuanVideoPipeline"}, "hunyuan-video"),
+    ({"_class_name": "HunyuanVideo15Pipeline"}, "hunyuan-video-1.5"),
+    ({"_class_name": "CogVideoXPipeline"}, "cogvideox"),
+    ({"_class_name": "LTXPipeline"}, "ltx-video"),
+    ({"_class_name": "MochiPipeline"}, "mochi-1"),
+]
+
+
+@pytest.mark.parametrize(("index", "name"), INDEXES, ids=[case[1] for case in INDEXES])
+def test_variants_are_told_apart(index: dict[str, Any], name: str) -> None:
+    assert select_family(index, "folder").name == name
+
+
+def test_what_has_no_family() -> None:
+    with pytest.raises(ir.errors.PipelineLoadError) as caught:
+        select_family({"_class_name": "WanVACEPipeline"}, "folder")
+    assert "'folder' is a 'WanVACEPipeline' pipeline, for which there is no family" in caught.value.message
+    assert "fastvideo.compile(pipeline, num_gpus=…)" in str(caught.value.hint)
+    assert "HunyuanVideoPipeline, LTXPipeline, MochiPipeline" in str(caught.value.hint)
+    with pytest.raises(ir.errors.PipelineLoadError, match=r"wan2.2-t2v-a14b needs transformer_2=<any> \(here None\)"):
+        select_family({"_class_name": "WanPipeline", "boundary_ratio": 0.9}, "folder")
+
+
+def test_defaults_go_by_id_then_by_config(tmp_path: Path) -> None:
+    assert HUNYUAN_VIDEO.defaults_for("hunyuanvideo-community/HunyuanVideo")["num_inference_steps"] == 50
+    assert HUNYUAN_VIDEO.defaults_for("FastVideo/FastHunyuan-diffusers")["num_inference_steps"] == 6
+    assert HUNYUAN_VIDEO.defaults_for("somebody/else")["num_inference_steps"] == 50
+    build("fast-hunyuan", tmp_path / "fast")
+    opened = loading.open_pipeline(tmp_path / "fast", weights=False)
+    assert opened.preset.values["num_inference_steps"] == 6 and opened.preset.values["guidance_scale"] == 6.0
+    assert SamplingParam(tmp_path / "fast").num_frames == 125
+
+
+def test_best_flow_shift_gives_way_to_the_users(tmp_path: Path) -> None:
+    build("wan2.1-i2v", tmp_path)
+    opened = loading.open_pipeline(tmp_path)
+    assert opened.preset.flow_shift is None and opened.scheduler_overrides(None) is None
+    at_720p = dataclasses.replace(opened, source="Wan-AI/Wan2.1-I2V-14B-720P-Diffusers")
+    assert at_720p.scheduler_overrides(None) == {"flow_shift": 5.0}
+    assert at_720p.scheduler_overrides(8) == {"flow_shift": 8.0}
+    scheduler = at_720p.load("scheduler", torch.float32, at_720p.scheduler_overrides(None))
+    assert scheduler.value.config.flow_shift == 5.0

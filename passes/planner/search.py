@@ -45,6 +45,7 @@ class ValueTable:
     kind: ir.TensorType
     placements: list[ir.Placement] = field(default_factory=lambda: [ir.Replicate()])
     costs: dict[tuple[int, int], float] = field(default_factory=dict)
+    debts: dict[int, float] = field(default_factory=dict)
 
     def index(self, placement: ir.Placement) -> int:
         if placement not in self.placements:
@@ -62,6 +63,18 @@ class ValueTable:
             cost = min(model.reshard(self.kind, placement, wanted) for placement in held)
             self.costs[mask, target] = cost
         return cost
+
+    def debt(self, mask: int, model: CostModel) -> float:
+        """The least that must still be paid for a value that exists as a partial sum alone."""
+        owed = self.debts.get(mask)
+        if owed is None:
+            held = [placement for number, placement in enumerate(self.placements) if mask >> number & 1]
+            ends = [p for p in self.placements if not isinstance(p, ir.Partial)]
+            owed = 0.0
+            if all(isinstance(placement, ir.Partial) for placement in held):
+                owed = min(model.reshard(self.kind, ir.Partial(), end) for end in ends)
+            self.debts[mask] = owed
+        return owed
 
 
 @dataclass(frozen=True)
@@ -285,7 +298,14 @@ class Search:
         tables = [self._tables[value] for value in live]
         kept: list[tuple[State, Record]] = []
         quantum = self._negligible * SAME_COST
-        for state, record in sorted(states.items(), key=lambda item: (round(item[1][0] / quantum), item[0])):
+
+        def promise(item: tuple[State, Record]) -> tuple[int, State]:
+            state, (cost, _, _) = item
+            return round(
+                (cost + sum(t.debt(m, self._model) for m, t in zip(state, tables, strict=True))) / quantum
+            ), state
+
+        for state, record in sorted(states.items(), key=promise):
             rivals = kept[:COMPARED]
             if not any(self._dominates(rival, cost, state, record[0], tables) for rival, (cost, _, _) in rivals):
                 kept.append((state, record))

@@ -64,6 +64,7 @@ IMAGE: tuple[ZooCase, ...] = (
             pos_embed_max_size=400,
         ),
         lambda draw: _basic(draw, timestep=draw.fraction()),
+        casts="norms",
     ),
     entry(
         "Sana",

@@ -30,7 +30,8 @@ from .settings import Settings, resolve_settings
 
 __all__ = ["CompiledModel", "Parallel", "compile"]
 
-MOST_RECAPTURES = 3
+MOST_RECAPTURES = 3  # that served one call each: then the next value will not come again either
+MOST_VALUES = 8  # programs kept for one signature; that which was not used for longest goes first
 Versions = list[tuple[int, int, int]]
 
 
@@ -43,6 +44,7 @@ class Specialization:
     executor: Executor
     timing: Timing
     seconds: float
+    calls: int = 0
 
 
 def compile(
@@ -290,15 +292,20 @@ class CompiledModel:
             guards = found.captured.guards
             index = guards.changed(found.captured.params, call.tensors) if guards else None
             if guards is None or index is None:
+                entries.append(entries.pop(entries.index(found)))
+                found.calls += 1
                 return found
             changed.append(guards.describe(index))
-        if len(changed) > MOST_RECAPTURES:
+        if sum(found.calls == 1 for found in entries) > MOST_RECAPTURES:
             raise CaptureError(
                 f"the model was captured {len(changed)} times, and again a value differs: {changed[-1]}",
                 hint="pass this value as a Python number, or compute it with tensor ops",
             )
         made = self._compile(call)
+        made.calls = 1
         entries.append(made)
+        if len(entries) > MOST_VALUES:
+            entries.pop(0).executor.close()
         return made
 
     def _compile(self, call: BoundCall) -> Specialization:

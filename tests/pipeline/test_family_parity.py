@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, field, replace
+from pathlib import Path
 from typing import Any
 
 import diffusers
@@ -15,6 +16,7 @@ from fastvideo.compiler import Parallel, compile
 from fastvideo.frontends import loading
 from fastvideo.runtime.pipeline import ComposedPipeline, GenerationState
 from fastvideo.sampling_param import resolve_request
+from fastvideo.video_generator import VideoGenerator
 
 from .test_parity import distance
 from .tiny_families import build
@@ -162,3 +164,18 @@ def test_latents_on_ranks_equal_those_of_diffusers(tiny: Tiny, ranks: int) -> No
     assert distance(state.latents, tiny.reference("latent")) < 1e-4
     for denoiser in compiled.values():
         assert [program.mesh.num_ranks for program in denoiser.programs] == [ranks]
+
+
+@pytest.mark.parametrize("name", ["wan2.1-i2v", "hunyuan-video"])
+def test_generator_on_two_processes(name: str, tmp_path: Path) -> None:
+    case = next(case for case in CASES if case.name == name)
+    folder = tmp_path / name
+    tiny = Tiny(case, build(name, folder), loading.open_pipeline(folder), {})
+    asked: dict[str, Any] = {**PROMPT, **SMALL, **case.changes}
+    if case.picture:
+        asked["image"] = tmp_path / "picture.png"
+        picture().save(asked["image"])
+    with VideoGenerator.from_pretrained(folder, parallel=Parallel(sp=2), executor="mp", device="cpu") as generator:
+        video = generator.generate_video(**asked, output_path=tmp_path / "video.mp4", return_latents=True)
+    assert video.latents is not None and video.path == tmp_path / "video.mp4"
+    assert distance(video.latents, tiny.reference("latent")) < 1e-4

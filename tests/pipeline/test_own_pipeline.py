@@ -1,0 +1,81 @@
+"""A pipeline of one's own: standard stages, stages of one's own, one call per stage."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+import torch
+
+import fastvideo_ir as ir
+from fastvideo import VideoGenerator
+from fastvideo.frontends import loading
+from fastvideo.pipeline import ComposedPipelineBase, GenerationState, StageContext
+from fastvideo.stages import Stage, StandardStages
+
+from .small_request import SMALL, small_request
+
+Components = dict[str, loading.Component]
+
+
+class Dim(Stage):
+    """Halves the brightness."""
+
+    requires = ("frames",)
+    provides = ("frames",)
+
+    def run(self, state: GenerationState) -> None:
+        assert state.frames is not None
+        state.frames = state.frames // 2
+
+
+class MyPipeline(ComposedPipelineBase):
+    """As in the README: what denoising builds on comes with it."""
+
+    def create_pipeline_stages(self, args: StageContext) -> None:
+        assert args.family.name == "wan2.1-t2v"
+        StandardStages.add_text_encoding_stage(self)
+        StandardStages.add_transformer_stage(self)
+        StandardStages.add_vae_stage(self)
+        self.add_stage("my_custom_stage", Dim())
+
+
+class EveryStage(ComposedPipelineBase):
+    """All standard stages one by one."""
+
+    def create_pipeline_stages(self, args: StageContext) -> None:
+        StandardStages.add_validation_stage(self)
+        StandardStages.add_text_encoding_stage(self)
+        StandardStages.add_image_encoding_stage(self)
+        StandardStages.add_timesteps_stage(self)
+        StandardStages.add_latents_stage(self)
+        StandardStages.add_inputs_stage(self)
+        StandardStages.add_transformer_stage(self)
+        StandardStages.add_vae_stage(self)
+
+
+def test_a_pipeline_of_three_standard_stages_and_one_of_ones_own(folder: Path) -> None:
+    request = {**SMALL, "num_inference_steps": 1, "save_video": False, "return_frames": True}
+    with VideoGenerator.from_pretrained(folder, device="cpu", pipeline_class=MyPipeline) as generator:
+        video = generator.generate_video(**request)
+    with VideoGenerator.from_pretrained(folder, device="cpu") as generator:
+        usual = generator.generate_video(**request)
+    assert video.frames is not None and usual.frames is not None
+    assert (video.frames == usual.frames // 2).all()
+    assert set(video.seconds) == {*usual.seconds, "my_custom_stage"}
+
+
+def test_all_standard_stages(opened: loading.PipelineFolder, components: Components) -> None:
+    pipeline = EveryStage(opened, components, torch.device("cpu"))
+    assert tuple(pipeline.stages) == opened.family.stages
+    assert pipeline.run(small_request(num_inference_steps=1)).frames is not None
+
+
+def test_a_stage_too_many(opened: loading.PipelineFolder, components: Components) -> None:
+    class Twice(EveryStage):
+        def create_pipeline_stages(self, args: StageContext) -> None:
+            super().create_pipeline_stages(args)
+            StandardStages.add_vae_stage(self)
+
+    with pytest.raises(ir.errors.InvalidArgumentError, match="there is a stage 'decode' already"):
+        Twice(opened, components, torch.device("cpu"))

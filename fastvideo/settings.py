@@ -16,6 +16,8 @@ from .backends import attention, codegen
 from .backends.fused import quantization as quantization_formats
 from .parallel import Parallel
 from .passes.pipelines import Target, resolve_pipeline
+from .passes.planner.cost import Hardware
+from .passes.planner.hardware import AUTO, named_hardware
 from .passes.quantize_linear import QuantizeLinear
 from .runtime.devices import resolve_device
 
@@ -56,8 +58,19 @@ class Settings:
     codegen: str
 
     @property
+    def hardware(self) -> Hardware:
+        """What the planner assumes: this machine's GPU where it is known, otherwise an H200."""
+        return named_hardware(AUTO)
+
+    @property
     def target(self) -> Target:
-        return Target(self.num_ranks, self.device.type, self.attention_backend, self.quantization)
+        return Target(
+            self.num_ranks,
+            self.device.type,
+            self.attention_backend,
+            quantization=self.quantization,
+            hardware=self.hardware,
+        )
 
 
 def resolve_settings(

@@ -14,7 +14,7 @@ from dataclasses import dataclass
 from torch import fx
 
 from .dialect import eager_call
-from .graph import map_arguments, tensor_operands
+from .graph import is_getitem, map_arguments, tensor_operands
 from .program import value_type
 from .values import tensor_of
 
@@ -113,3 +113,54 @@ def _disjoint(repeats: list[Repeat]) -> list[Repeat]:
         if all(repeat.stop <= other.start or other.stop <= repeat.start for other in chosen):
             chosen.append(repeat)
     return sorted(chosen, key=lambda r: r.start)
+
+
+def alive_before(calls: Sequence[fx.Node]) -> list[int]:
+    """Per call, how many values made by earlier calls are still to be used."""
+    position = {node: number for number, node in enumerate(calls)}
+    change = [0] * (len(calls) + 1)
+    for node, made in position.items():
+        users = [user for direct in node.users for user in (direct.users if is_getitem(direct) else [direct])]
+        last = max((position.get(user, len(calls) - 1) for user in users), default=made)
+        if last > made:
+            change[made + 1] += 1
+            change[last + 1] -= 1
+    alive, total = [], 0
+    for number in range(len(calls)):
+        total += change[number]
+        alive.append(total)
+    return alive
+
+
+def turned(repeat: Repeat, alive: Sequence[int]) -> int:
+    """Position within the first block at which the fewest values cross: where a block is best cut from the next."""
+    return min(range(repeat.start, repeat.start + repeat.period), key=lambda position: alive[position])
+
+
+def whole_blocks(calls: Sequence[fx.Node], is_param: Callable[[fx.Node], bool]) -> list[Repeat]:
+    """The model's blocks as a reader would count them: cut where few values cross, the outermost ones included.
+
+    The first block reads what no block made and the last one may feed something else, so that :func:`find_repeats`
+    leaves parts of them out; here a neighbouring stretch of the same calls is a block as well. Disjoint and in order.
+    """
+    keys, alive = _keys(calls, lambda _: None), alive_before(calls)
+    found: list[Repeat] = []
+    for repeat in find_repeats(calls, is_param, lambda _: None):
+        first = found[-1].stop if found else 0
+        fewest = alive[turned(repeat, alive)]
+        edges = [at for at in range(repeat.start, repeat.start + repeat.period) if alive[at] == fewest]
+        options = [_extended(keys, repeat, edge, first) for edge in edges]
+        found.append(max(options, key=lambda option: option.count))
+    return found
+
+
+def _extended(keys: Sequence[int], repeat: Repeat, start: int, first: int) -> Repeat:
+    """Blocks cut at ``start``, with the stretches before and behind that are the same calls."""
+    period = repeat.period
+    stop = start + (repeat.stop - start) // period * period
+    block = keys[start : start + period]
+    while start - period >= first and keys[start - period : start] == block:
+        start -= period
+    while keys[stop : stop + period] == block:
+        stop += period
+    return Repeat(start, period, (stop - start) // period)

@@ -7,6 +7,7 @@ from torch import fx
 import fastvideo_ir as ir
 
 from .plan_sharding import PlanSharding, plan_program
+from .planner.cost import Hardware
 
 
 class ChooseMesh(ir.Pass):
@@ -17,12 +18,14 @@ class ChooseMesh(ir.Pass):
 
     Attributes:
         ranks: how many ranks the mesh gets.
+        hardware: what the cost model assumes.
     """
 
     name = "choose-mesh"
     needs = ir.Stage.CANONICAL
 
     ranks: int = 1
+    hardware: Hardware = Hardware()
 
     def run(self, program: ir.Program) -> None:
         if program.mesh.axes or self.ranks == 1:
@@ -34,20 +37,20 @@ class ChooseMesh(ir.Pass):
                 rest = self.ranks // parts
                 candidates.append(ir.Mesh((("cfg", parts), *([("sp", rest)] if rest > 1 else []))))
         program.mesh = (
-            min(candidates, key=lambda mesh: _modelled_seconds(program, mesh)) if candidates[1:] else candidates[0]
+            min(candidates, key=lambda mesh: self._seconds(program, mesh)) if candidates[1:] else candidates[0]
         )
+
+    def _seconds(self, program: ir.Program, mesh: ir.Mesh) -> float:
+        """Modelled, of one run; infinite where the mesh cannot be used."""
+        trial = program.copy()
+        trial.mesh = mesh
+        try:
+            return plan_program(trial, PlanSharding(hardware=self.hardware))
+        except ir.errors.ShardingError:
+            return float("inf")
 
 
 def batch_size(inputs: list[fx.Node]) -> int:
     """The leading dim that all inputs of two or more dims share; one where they differ."""
     sizes = {ir.tensor_type(node).shape[0] for node in inputs if len(ir.tensor_type(node).shape) > 1}
     return sizes.pop() if len(sizes) == 1 else 1
-
-
-def _modelled_seconds(program: ir.Program, mesh: ir.Mesh) -> float:
-    trial = program.copy()
-    trial.mesh = mesh
-    try:
-        return plan_program(trial, PlanSharding())
-    except ir.errors.ShardingError:
-        return float("inf")

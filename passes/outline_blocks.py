@@ -8,7 +8,7 @@ that its code is generated once.
 from __future__ import annotations
 
 import operator
-from collections.abc import Hashable, Sequence
+from collections.abc import Hashable
 from typing import Any
 
 from torch import fx
@@ -17,7 +17,7 @@ import fastvideo_ir as ir
 from fastvideo_ir.block import Block
 from fastvideo_ir.first_rank import runs_on_first_rank
 from fastvideo_ir.graph import is_getitem, map_arguments
-from fastvideo_ir.repeats import find_repeats
+from fastvideo_ir.repeats import alive_before, find_repeats, turned
 from fastvideo_ir.types import TupleType
 from fastvideo_ir.values import tensor_of
 
@@ -68,32 +68,12 @@ def _belongs_to_none(node: fx.Node) -> bool:
 def _cuts(program: ir.Program) -> set[fx.Node]:
     """First calls of the repeated blocks, each turned so that the fewest values cross its edge."""
     calls = [node for node in program.nodes if node.op == "call_function" and not is_getitem(node)]
-    alive = _alive_before(program, calls)
+    alive = alive_before(calls)
     cuts: set[fx.Node] = set()
     for repeat in find_repeats(calls, lambda node: node.name in program.params, lambda _: None):
-        first = range(repeat.start, repeat.start + repeat.period)
-        turned = min(first, key=lambda position: alive[position])
-        cuts.update(
-            calls[position] for position in range(turned, repeat.stop + 1, repeat.period) if position < len(calls)
-        )
+        edges = range(turned(repeat, alive), repeat.stop + 1, repeat.period)
+        cuts.update(calls[position] for position in edges if position < len(calls))
     return cuts
-
-
-def _alive_before(program: ir.Program, calls: Sequence[fx.Node]) -> list[int]:
-    """Per call, how many values made by earlier calls are still to be used."""
-    position = {node: number for number, node in enumerate(calls)}
-    change = [0] * (len(calls) + 1)
-    for node, made in position.items():
-        users = [user for direct in node.users for user in (direct.users if is_getitem(direct) else [direct])]
-        last = max((position.get(user, len(calls) - 1) for user in users), default=made)
-        if last > made:
-            change[made + 1] += 1
-            change[last + 1] -= 1
-    alive, total = [], 0
-    for number in range(len(calls)):
-        total += change[number]
-        alive.append(total)
-    return alive
 
 
 def _outline(
@@ -108,8 +88,8 @@ def _outline(
         for node in stretch
         if isinstance(ir.value_type(node), ir.TensorType) and any(user not in inside for user in node.users)
     ]
-    if not results:
-        return
+    if not results or not operands:
+        return  # a block runs where its operands are; constants alone stay plain calls, which are told where to run
     key = _key(stretch, operands, results)
     if key not in blocks:
         blocks[key] = Block(f"block_{len(blocks)}", _graph(stretch, operands, results), generate)

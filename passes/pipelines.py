@@ -23,6 +23,7 @@ from .insert_reshards import InsertReshards
 from .lower_reshards import LowerReshards
 from .pack_collectives import PackCollectives
 from .plan_sharding import PlanSharding
+from .planner.cost import Hardware
 from .quantize_linear import Evaluate, QuantizeLinear
 from .recognize_attention import RecognizeAttention
 from .registry import DEFAULT, known_passes
@@ -39,6 +40,7 @@ class Target:
         attention_backend: a registered name, or ``"auto"``.
         quantization: format of linear layers, ``"fp8"`` or ``"int8"``; None for none.
         evaluate: runs a program on the inputs that it is compiled for; passes measure with it. None: nothing to run.
+        hardware: rates of the devices and their links.
     """
 
     ranks: int = 1
@@ -46,6 +48,7 @@ class Target:
     attention_backend: str = "auto"
     quantization: str | None = None
     evaluate: Evaluate | None = field(default=None, repr=False, compare=False)
+    hardware: Hardware = field(default_factory=Hardware)
 
 
 def default_pipeline(target: Target) -> list[ir.Pass]:
@@ -59,8 +62,8 @@ def default_pipeline(target: Target) -> list[ir.Pass]:
         SelectAttentionBackend(backend=target.attention_backend, device=target.device),
         *_approximations(target),
         FuseLinearGelu(),
-        ChooseMesh(ranks=target.ranks),
-        PlanSharding(),
+        ChooseMesh(ranks=target.ranks, hardware=target.hardware),
+        PlanSharding(hardware=target.hardware),
         InsertReshards(),
         ExpandStatistics(),
         LowerReshards(),

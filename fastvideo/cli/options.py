@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from dataclasses import fields
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
@@ -25,16 +24,15 @@ def as_parallel(value: Any) -> Parallel:
     """
     from fastvideo_ir.errors import InvalidArgumentError, UnknownNameError
 
-    from ..parallel import Parallel
+    from ..parallel import AXES, Parallel
 
     pairs = value.items() if isinstance(value, dict) else [part.split("=", 1) for part in str(value).split(",")]
-    sizes: dict[str, int] = {}
+    sizes: dict[str, Any] = {}
     for pair in pairs:
         axis, size = str(pair[0]).strip(), str(pair[-1]).strip()
         if len(pair) != 2 or not size.isdigit():
             raise InvalidArgumentError(f"cannot read parallel={value!r}; expected e.g. sp=4,tp=2")
-        known = [field.name for field in fields(Parallel)]
-        if axis not in known:
-            raise UnknownNameError("mesh axis", axis, known)
+        if axis not in AXES:
+            raise UnknownNameError("mesh axis", axis, AXES)
         sizes[axis] = int(size)
     return Parallel(**sizes)

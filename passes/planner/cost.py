@@ -30,16 +30,20 @@ class Hardware:
     """Rates of one device and of its links. Defaults: one H200 and NVLink, as measured or published.
 
     Attributes:
+        name: of the device.
         matmul_flops: dense bf16/fp16 FLOP/s; fp32 is taken as a tenth of it.
         memory_bandwidth: bytes/s, reads plus writes.
         link_bandwidth: bytes/s that one rank sends.
         latency: seconds per collective.
+        memory: bytes of one device.
     """
 
+    name: str = "H200"
     matmul_flops: float = 7.0e14
     memory_bandwidth: float = 4.2e12
     link_bandwidth: float = 3.5e11
     latency: float = 2.0e-5
+    memory: int = 140 * 2**30
 
     def flop_rate(self, dtype: torch.dtype) -> float:
         return self.matmul_flops if dtype.itemsize <= 2 else self.matmul_flops / 10

@@ -202,7 +202,7 @@ def test_config_file(folder: Path, tmp_path: Path, ending: str, capfd: pytest.Ca
         (
             "a.yaml",
             "parallel: {sq: 2}\nmodel: x",
-            "unknown mesh axis 'sq'; known: cfg, dp, sp, tp (did you mean 'sp'?)",
+            "unknown mesh axis 'sq'; known: cfg, dp, ring, sp, tp (did you mean 'sp'?)",
         ),
         ("a.yaml", "parallel: 2\nmodel: x", "cannot read parallel=2; expected e.g. sp=4,tp=2"),
     ],

@@ -1,0 +1,209 @@
+"""Reads a report off a planned program."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+
+from torch import fx
+
+import fastvideo_ir as ir
+from fastvideo_ir.graph import result_types, tensor_operands
+
+from ..backends import attention
+from ..frontends.capture import Captured, ModuleCall
+from ..passes.analysis import NodeTimes, Whole, predict_eager_memory, predict_memory, weight_bytes, whole_ops
+from ..passes.planner.cost import Hardware
+from .records import (
+    AttentionReport,
+    BlockReport,
+    CollectiveReport,
+    EagerCallReport,
+    MemoryReport,
+    ProgramReport,
+    ReplicatedReport,
+    StepReport,
+)
+from .sections import Section, sections_of
+
+
+@dataclass(frozen=True)
+class Subject:
+    """A program to report on.
+
+    Attributes:
+        captured: how it came in.
+        program: planned, at stage COMMUNICATING or before.
+        device: type of the device it is for.
+        attention_backend: what was asked for.
+        hardware: what the planner assumed.
+        pass_seconds: measured, per pass.
+        seconds: measured, from capture to the last pass.
+        elsewhere: whether the program is for another machine, of which nothing can be asked here.
+    """
+
+    captured: Captured
+    program: ir.Program
+    device: str
+    attention_backend: str
+    hardware: Hardware
+    pass_seconds: tuple[tuple[str, float], ...]
+    seconds: float
+    elsewhere: bool = False
+
+
+def program_report(subject: Subject) -> ProgramReport:
+    """The report of one signature."""
+    program, captured = subject.program, subject.captured
+    work = _Work(program, subject.hardware)
+    blocks = tuple(work.block(section) for section in sections_of(program, work.times))
+    return ProgramReport(
+        inputs=tuple(
+            f"{path}: {ir.tensor_type(node)}"
+            for path, node in zip(captured.call.paths, program.input_nodes, strict=True)
+        ),
+        capture=captured.report.strategy,
+        verified=captured.report.verified,
+        seconds=subject.seconds,
+        pass_seconds=subject.pass_seconds,
+        mesh=str(program.mesh) if program.mesh.axes else "one rank",
+        step=_step(blocks, subject.hardware),
+        memory=_memory(subject),
+        blocks=blocks,
+        attention=tuple(_attention(subject)),
+        collectives=work.collectives(program.nodes),
+        replicated=work.replicated(program.nodes),
+        eager_calls=tuple(map(_eager_call, captured.report.eager_calls)),
+        flops=work.flops,
+        flops_per_rank=work.flops_per_rank(program.nodes),
+        param_bytes_per_rank=tuple(weight_bytes(program, rank) for rank in range(program.mesh.num_ranks)),
+    )
+
+
+def _step(blocks: Iterable[BlockReport], hardware: Hardware) -> StepReport:
+    entries = list(blocks)
+    one_rank = sum(block.repeats * block.one_rank_seconds for block in entries)
+    compute = sum(block.repeats * block.compute_seconds for block in entries)
+    communication = sum(block.repeats * block.communication_seconds for block in entries)
+    seconds = compute + communication
+    return StepReport(hardware.name, one_rank, compute, communication, seconds, one_rank / seconds if seconds else 1.0)
+
+
+def _memory(subject: Subject) -> MemoryReport:
+    program = subject.program
+    found = predict_memory(program, device=subject.device)
+    verified = subject.captured.report.verified != "not verified"
+    return MemoryReport(
+        weights=tuple(weight_bytes(program, rank) for rank in range(program.mesh.num_ranks)),
+        inputs=found.inputs,
+        activations=found.activations,
+        buffers=found.buffers,
+        allowance=found.allowance,
+        total=found.total,
+        first_call=predict_eager_memory(subject.captured.program, device=subject.device).total if verified else None,
+        capacity=subject.hardware.memory,
+    )
+
+
+def _attention(subject: Subject) -> Iterable[AttentionReport]:
+    found: Counter[tuple[str, tuple[tuple[str, str], ...]]] = Counter()
+    for node in subject.program.nodes:
+        backend = attention.backend_of(node.target)
+        if backend is not None and subject.elsewhere:
+            found["whichever backend runs there", ()] += 1
+        elif backend is not None:
+            site = attention.AttentionSite.of(node, subject.device)
+            found[backend.name, attention.choose(site, subject.attention_backend).refusals] += 1
+    for (name, refusals), count in found.items():
+        yield AttentionReport(name, count, refusals)
+
+
+def _eager_call(call: ModuleCall) -> EagerCallReport:
+    reason = call.reason
+    place = f"{reason.location.file}:{reason.location.line}"
+    return EagerCallReport(call.path, place, "; ".join(filter(None, (reason.text, reason.inner))))
+
+
+class _Work:
+    """Figures of any stretch of one program."""
+
+    def __init__(self, program: ir.Program, hardware: Hardware) -> None:
+        self._program = program
+        self._ranks = range(program.mesh.num_ranks)
+        self.times = NodeTimes(program, hardware)
+        self.flops = sum(self.times.flops(node) for node in program.nodes)
+        self._whole: dict[fx.Node, list[Whole]] = {}
+        for entry in whole_ops(program, self.times, hardware):
+            self._whole.setdefault(entry.node, []).append(entry)
+
+    def block(self, section: Section) -> BlockReport:
+        nodes, times = section.nodes, self.times
+        return BlockReport(
+            name=section.name,
+            modules=section.modules,
+            repeats=section.repeats,
+            ops=len(nodes),
+            stream=section.stream,
+            collectives=self.collectives(nodes),
+            replicated=self.replicated(nodes),
+            flops=sum(times.flops(node) for node in nodes),
+            flops_per_rank=self.flops_per_rank(nodes),
+            one_rank_seconds=sum(times.one_rank(node) for node in nodes),
+            compute_seconds=sum(times.compute(node) for node in nodes),
+            communication_seconds=sum(times.communication(node) for node in nodes),
+        )
+
+    def flops_per_rank(self, nodes: Iterable[fx.Node]) -> tuple[int, ...]:
+        totals = [0.0] * len(self._ranks)
+        for node in nodes:
+            flops = self.times.flops(node)
+            for rank in self._ranks if flops else ():
+                totals[rank] += flops * self.times.share(node, self._program.mesh.coordinates(rank))
+        return tuple(int(total) for total in totals)
+
+    def collectives(self, nodes: Iterable[fx.Node]) -> tuple[CollectiveReport, ...]:
+        """Those that take longest first."""
+        found: Counter[tuple[str, str, tuple[str, ...], int, float]] = Counter()
+        for node in nodes:
+            axis = self.times.travels_over(node)
+            if axis is not None:
+                strategy = self.times.strategy(node, axis)
+                travelling = strategy.travelling if strategy else ()
+                moves = tuple(str(ir.tensor_type(tensor_operands(node)[number])) for number in travelling)
+            elif node.target in ir.dialect.COLLECTIVES:
+                axis = str(node.args[1])
+                pairs = zip(tensor_operands(node), result_types(node), strict=True)
+                moves = tuple(f"{ir.tensor_type(operand)} -> {result}" for operand, result in pairs)
+            else:
+                continue
+            name = ir.ops.target_name(node.target)
+            found[name, axis, moves, self.times.bytes_sent(node), self.times.communication(node)] += 1
+        entries = [
+            CollectiveReport(op, axis, moves, count, sent, seconds)
+            for (op, axis, moves, sent, seconds), count in found.items()
+        ]
+        return tuple(sorted(entries, key=lambda entry: -entry.count * entry.seconds))
+
+    def replicated(self, nodes: Iterable[fx.Node]) -> tuple[ReplicatedReport, ...]:
+        """Those that take longest first."""
+        groups: dict[tuple[object, ...], list[Whole]] = {}
+        for node in nodes:
+            for entry in self._whole.get(node, ()):
+                key = (node.target, entry.axis, entry.reason)
+                groups.setdefault(key, []).append(entry)
+        entries = [self._replicated(group) for group in groups.values()]
+        return tuple(sorted(entries, key=lambda entry: -entry.seconds))
+
+    def _replicated(self, group: Sequence[Whole]) -> ReplicatedReport:
+        first = group[0]
+        divided = [entry.divided_seconds for entry in group if entry.divided_seconds is not None]
+        return ReplicatedReport(
+            op=ir.ops.target_name(first.node.target),
+            axis=first.axis,
+            count=len(group),
+            share=sum(self.times.flops(entry.node) for entry in group) / max(self.flops, 1),
+            reason=first.reason,
+            seconds=sum(entry.seconds for entry in group),
+            divided_seconds=sum(divided) if len(divided) == len(group) else None,
+        )

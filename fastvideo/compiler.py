@@ -24,7 +24,7 @@ from .frontends.capture.checks import check_model
 from .frontends.capture.signature import BoundCall, bind
 from .parallel import Parallel
 from .passes.pipelines import resolve_pipeline
-from .report import Report, Subject, program_report
+from .report import Report, report_of
 from .runtime.executors import Executor, LocalExecutor, SimulatedExecutor, WorkerGroup
 from .settings import Settings, resolve_settings
 
@@ -180,24 +180,8 @@ class CompiledModel:
     @property
     def report(self) -> Report:
         """What was done, as data."""
-        settings = self._settings
-        programs = [
-            program_report(
-                Subject(
-                    found.captured,
-                    found.program,
-                    settings.device.type,
-                    settings.attention_backend,
-                    settings.hardware,
-                    tuple(found.timing.seconds),
-                    found.seconds,
-                )
-            )
-            for entries in self._specializations.values()
-            for found in entries
-        ]
-        owner = type(self._model).__name__
-        return Report(owner, settings.num_ranks, settings.executor, str(settings.device), tuple(programs))
+        entries = [found for several in self._specializations.values() for found in several]
+        return report_of(self._model, self._settings, entries)
 
     def explain(self) -> str:
         """What was done, and why: modelled time, memory, and block by block what is exchanged and what stayed whole."""

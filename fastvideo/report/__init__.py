@@ -1,6 +1,6 @@
 """``explain()``: how a model was captured, planned and placed, and what it costs. As data, and as text."""
 
-from .build import Subject, program_report
+from .build import Subject, program_report, report_of
 from .records import (
     AttentionReport,
     BlockReport,
@@ -25,4 +25,5 @@ __all__ = [
     "StepReport",
     "Subject",
     "program_report",
+    "report_of",
 ]

@@ -5,8 +5,9 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
+from typing import TYPE_CHECKING
 
-from torch import fx
+from torch import fx, nn
 
 import fastvideo_ir as ir
 from fastvideo_ir.graph import result_types, tensor_operands
@@ -15,6 +16,7 @@ from ..backends import attention
 from ..frontends.capture import Captured, ModuleCall
 from ..passes.analysis import NodeTimes, Whole, predict_eager_memory, predict_memory, weight_bytes, whole_ops
 from ..passes.planner.cost import Hardware
+from ..settings import Settings
 from .records import (
     AttentionReport,
     BlockReport,
@@ -23,9 +25,13 @@ from .records import (
     MemoryReport,
     ProgramReport,
     ReplicatedReport,
+    Report,
     StepReport,
 )
 from .sections import Section, sections_of
+
+if TYPE_CHECKING:
+    from ..compiler import Specialization
 
 
 @dataclass(frozen=True)
@@ -51,6 +57,25 @@ class Subject:
     pass_seconds: tuple[tuple[str, float], ...]
     seconds: float
     elsewhere: bool = False
+
+
+def report_of(model: nn.Module, settings: Settings, entries: Iterable[Specialization]) -> Report:
+    """The report of a compiled model."""
+    programs = [
+        program_report(
+            Subject(
+                entry.captured,
+                entry.program,
+                settings.device.type,
+                settings.attention_backend,
+                settings.hardware,
+                tuple(entry.timing.seconds),
+                entry.seconds,
+            )
+        )
+        for entry in entries
+    ]
+    return Report(type(model).__name__, settings.num_ranks, settings.executor, str(settings.device), tuple(programs))
 
 
 def program_report(subject: Subject) -> ProgramReport:

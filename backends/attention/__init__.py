@@ -4,8 +4,10 @@ from .base import AttentionBackend, AttentionSite, No, Support, Yes
 from .choice import AUTO, Choice, choose, named
 from .flash_attn import FlashAttention
 from .registry import backend_of, backends, op_of, register
+from .sage import SageAttention
 from .torch_sdpa import TorchSdpa
 
+register(SageAttention())
 register(TorchSdpa())
 register(FlashAttention())
 
@@ -16,6 +18,7 @@ __all__ = [
     "Choice",
     "FlashAttention",
     "No",
+    "SageAttention",
     "Support",
     "TorchSdpa",
     "Yes",

@@ -1,0 +1,5 @@
+"""SAGE_ATTN: attention on 8-bit codes."""
+
+from .backend import SageAttention
+
+__all__ = ["SageAttention"]

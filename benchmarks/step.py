@@ -70,20 +70,31 @@ def _regional(model: nn.Module, ranks: int) -> tuple[Call, Callable[[], None]]:
     return (lambda inputs: model(**inputs)[0]), torch._dynamo.reset
 
 
-def _ours(model: nn.Module, ranks: int) -> tuple[Call, Callable[[], None]]:
-    compiled = fastvideo.compile(model, ranks)
+def _ours(**settings: str) -> Callable[[nn.Module, int], tuple[Call, Callable[[], None]]]:
+    def make(model: nn.Module, ranks: int) -> tuple[Call, Callable[[], None]]:
+        compiled = fastvideo.compile(model, ranks, **settings)
 
-    def close() -> None:
-        print(compiled.explain())
-        compiled.close()
+        def close() -> None:
+            print(compiled.explain())
+            compiled.close()
 
-    return (lambda inputs: compiled(**inputs)[0]), close
+        return (lambda inputs: compiled(**inputs)[0]), close
+
+    return make
 
 
-CONTENDERS = {"eager": _eager, "compile": _compile, "regional": _regional, "ours": _ours}
+OURS = {
+    "ours": _ours(),
+    "sage": _ours(attention_backend="SAGE_ATTN"),
+    "fp8-linear": _ours(quantization="fp8"),
+    "fp8": _ours(attention_backend="SAGE_ATTN", quantization="fp8"),
+}
+"""Ours, exact and with what it may approximate; with any number of ranks."""
+CONTENDERS = {"eager": _eager, "compile": _compile, "regional": _regional, **OURS}
 
 
 KINDS = {
+    "quantization": ("_quantize", "_statistics"),
     "attention": ("flash", "fmha", "attention", "sdpa"),
     "GEMM": ("gemm", "nvjet", "cutlass", "cublas", "xmma"),
     "communication": ("nccl",),
@@ -184,8 +195,8 @@ def main() -> None:
     rows: list[Row] = []
     reference = exact_output(workload, calls[0], device, dtype) if options.exact else None
     for name in options.against.split(","):
-        for ranks in [int(r) for r in options.ranks.split(",")] if name == "ours" else [1]:
-            label = f"{name} × {ranks}" if name == "ours" else name
+        for ranks in [int(r) for r in options.ranks.split(",")] if name in OURS else [1]:
+            label = f"{name} × {ranks}" if name in OURS else name
             row, output = measure(label, CONTENDERS[name], model, ranks, calls, reference, options.profile)
             reference = output if reference is None else reference
             rows.append(row)

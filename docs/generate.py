@@ -1,4 +1,4 @@
-"""Write passes.md, backends.md and ops.md from the registries.
+"""Write passes.md, backends.md, ops.md and families.md from the registries.
 
 python docs/generate.py          write them beside this file
 python docs/generate.py --check  write nothing; exit 1 and name those that are out of date
@@ -18,6 +18,7 @@ from pathlib import Path
 import fastvideo_ir as ir
 from fastvideo import passes
 from fastvideo.backends import attention
+from fastvideo.frontends.families import FAMILIES, Family
 from fastvideo.passes.pipelines import Target, default_pipeline
 
 HERE = Path(__file__).parent
@@ -88,7 +89,38 @@ def ops_page() -> str:
     return "\n".join(lines) + "\n"
 
 
-PAGES = {"passes.md": passes_page, "backends.md": backends_page, "ops.md": ops_page}
+def families_page() -> str:
+    """All model families, with the hub ids that they are known under and the defaults of each."""
+    lines = [
+        "# Model families",
+        "",
+        NOTE,
+        "A pipeline in Diffusers layout, a folder or a hub id, is told apart by its `model_index.json` and configs;",
+        "it need not be one of these ids. The defaults of a checkpoint that is not known are the family's first.",
+        "Where the flow shift is empty, the scheduler's own config has it. The sources of the defaults stand in",
+        "`frontends/families/`. Any other model compiles with `fastvideo.compile`.",
+    ]
+    for family in FAMILIES:
+        lines += ["", f"## {family.name}", "", f"`{family.pipeline_class}`, {_picture(family)}.", ""]
+        lines += ["| hub ids | size | frames | fps | steps | guidance | flow shift |", "|---|---|---|---|---|---|---|"]
+        for preset in family.presets:
+            values = family.defaults_for(preset.ids[0])
+            ids = ", ".join(f"`{model_id}`" for model_id in preset.ids)
+            scales = [values["guidance_scale"], values.get("guidance_scale_2")]
+            guidance = " and ".join(str(scale) for scale in scales if scale is not None)
+            size = f"{values['width']} × {values['height']}"
+            shown = (ids, size, values["num_frames"], values["fps"], values["num_inference_steps"], guidance)
+            lines.append(f"| {' | '.join(str(part) for part in shown)} | {preset.flow_shift or ''} |")
+    return "\n".join(lines) + "\n"
+
+
+def _picture(family: Family) -> str:
+    if family.picture is None:
+        return "from text"
+    return "from text and a picture" if family.picture.required else "from text, or from text and a picture"
+
+
+PAGES = {"passes.md": passes_page, "backends.md": backends_page, "ops.md": ops_page, "families.md": families_page}
 
 
 def _all_passes() -> list[type[ir.Pass]]:

@@ -90,6 +90,11 @@ class VideoGenerator:
             UnknownNameError: an argument, component or backend of this name does not exist.
         """
         _refuse_unknown(unknown)
+        if not (isinstance(pipeline_class, type) and issubclass(pipeline_class, ComposedPipelineBase)):
+            raise ir.errors.InvalidArgumentError(
+                f"pipeline_class must be a subclass of ComposedPipelineBase, got {pipeline_class!r}",
+                hint="see fastvideo.pipeline",
+            )
         # The compiler does this too, but only once there is a model. Simulated ranks share one device.
         place = resolve_device(device, 1 if num_gpus is None or executor == "simulated" else num_gpus)
         pipeline = loading.open_pipeline(path)

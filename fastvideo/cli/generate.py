@@ -20,6 +20,7 @@ def generate(
     prompt: Annotated[str | None, typer.Option(help="What the video shows.")] = None,
     prompt_file: Annotated[Path | None, typer.Option(help="Text file with a prompt on each line.")] = None,
     negative_prompt: Annotated[str | None, typer.Option(help="What to avoid.")] = None,
+    image: Annotated[Path | None, typer.Option(help="Picture that the video starts from.")] = None,
     config: Annotated[
         Path | None, typer.Option(help="YAML or JSON file with any of these options; the command line goes before it.")
     ] = None,

@@ -9,7 +9,7 @@ from collections.abc import Mapping
 
 import fastvideo_ir as ir
 
-from .cogvideox import COGVIDEOX
+from .cogvideox import COGVIDEOX, COGVIDEOX_I2V
 from .family import Family, Picture, Preset
 from .hunyuan import HUNYUAN_VIDEO, HUNYUAN_VIDEO_15
 from .ltx import LTX_VIDEO
@@ -25,6 +25,7 @@ FAMILIES: tuple[Family, ...] = (
     HUNYUAN_VIDEO,
     HUNYUAN_VIDEO_15,
     COGVIDEOX,
+    COGVIDEOX_I2V,
     LTX_VIDEO,
     MOCHI,
 )

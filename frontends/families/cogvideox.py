@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
-from .family import Family, Preset
+from dataclasses import replace
+
+from .family import Family, Picture, Preset
 
 # Sampling defaults are those of the model cards.
 COGVIDEOX = Family(
@@ -36,4 +38,20 @@ COGVIDEOX = Family(
     pads_latent_frames=True,
     latent_channels="vae.latent_channels",
     spatial_factor=8,
+)
+
+COGVIDEOX_I2V = replace(
+    COGVIDEOX,
+    name="cogvideox-i2v",
+    pipeline_class="CogVideoXImageToVideoPipeline",
+    presets=(
+        Preset(("zai-org/CogVideoX-5b-I2V", "THUDM/CogVideoX-5b-I2V"), COGVIDEOX.defaults),
+        Preset(
+            ("zai-org/CogVideoX1.5-5B-I2V", "THUDM/CogVideoX1.5-5B-I2V"),
+            COGVIDEOX.presets[1].values,
+            when={"transformer.patch_size_t": 2},
+        ),
+    ),
+    inputs=("rotary_embedding", "offset_embedding"),
+    picture=Picture("CogVideoXImageToVideoPipeline", latents="beside", required=True),
 )

@@ -69,6 +69,16 @@ HUNYUAN_VIDEO_15 = Family(
             },
         ),
         Preset(
+            ("hunyuanvideo-community/HunyuanVideo-1.5-Diffusers-720p_t2v_distilled",),
+            {"height": 720, "width": 1280, "guidance_scale": 1.0},
+            when={"transformer.target_size": 960, "guider.guidance_scale": 1.0},
+        ),
+        Preset(
+            ("hunyuanvideo-community/HunyuanVideo-1.5-Diffusers-480p_t2v_distilled",),
+            {"guidance_scale": 1.0},
+            when={"guider.guidance_scale": 1.0},
+        ),
+        Preset(
             (
                 "hunyuanvideo-community/HunyuanVideo-1.5-Diffusers-720p_t2v",
                 "hunyuanvideo-community/HunyuanVideo-1.5-720p_t2v",

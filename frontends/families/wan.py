@@ -7,7 +7,8 @@ from dataclasses import replace
 from .family import GIVEN, Family, Picture, Preset
 
 # Sampling defaults, the negative prompt among them, are those of wan/configs and generate.py in the repositories
-# Wan-Video/Wan2.1 and Wan-Video/Wan2.2; flow shifts of 5.0 for 720p are those of the model cards.
+# Wan-Video/Wan2.1 and Wan-Video/Wan2.2. So are the flow shifts, but for Wan2.1 at 480p, where the scheduler's config
+# has the 3.0 of the model cards.
 _NEGATIVE_PROMPT = (
     "色调艳丽，过曝，静态，细节模糊不清，字幕，风格，作品，画作，画面，静止，整体发灰，最差质量，低质量，JPEG压缩残留，"
     "丑陋的，残缺的，多余的手指，画得不好的手部，画得不好的脸部，畸形的，毁容的，形态畸形的肢体，手指融合，"
@@ -64,6 +65,7 @@ WAN22_T2V = replace(
         Preset(
             ("Wan-AI/Wan2.2-T2V-A14B-Diffusers",),
             {**_480P, **_720P, "num_inference_steps": 40, "guidance_scale": 4.0, "guidance_scale_2": 3.0},
+            flow_shift=12.0,
         ),
     ),
     accelerator_dtypes={**WAN_T2V.accelerator_dtypes, "transformer_2": "bfloat16"},
@@ -78,6 +80,7 @@ WAN22_I2V = replace(
         Preset(
             ("Wan-AI/Wan2.2-I2V-A14B-Diffusers",),
             {**_FROM_PICTURE, **_720P, "guidance_scale": 3.5, "guidance_scale_2": 3.5},
+            flow_shift=5.0,
         ),
     ),
     picture=Picture("WanImageToVideoPipeline", latents="beside", required=True),
@@ -92,6 +95,7 @@ WAN22_TI2V = replace(
         Preset(
             ("Wan-AI/Wan2.2-TI2V-5B-Diffusers",),
             {**_480P, "height": 704, "width": 1280, "num_frames": 121, "fps": 24},
+            flow_shift=5.0,
         ),
     ),
     picture=Picture("WanImageToVideoPipeline", latents="first_frame"),

@@ -50,6 +50,12 @@ def _rotary_embedding(context: StageContext, state: GenerationState) -> None:
     )
 
 
+def _offset_embedding(context: StageContext, state: GenerationState) -> None:
+    """The constant that denoisers with an offset embedding were trained with."""
+    if context.config("transformer.ofs_embed_dim") is not None:
+        state.inputs["ofs"] = torch.full((1,), 2.0, device=context.device)
+
+
 def _latent_sizes(context: StageContext, state: GenerationState) -> None:
     """The grid of the packed latents, and how far apart its points are in seconds and pixels."""
     request, geometry = state.request, context.geometry
@@ -81,5 +87,6 @@ def _empty_picture(context: StageContext, state: GenerationState) -> None:
 INPUTS: dict[str, Callable[[StageContext, GenerationState], None]] = {
     "empty_picture": _empty_picture,
     "latent_sizes": _latent_sizes,
+    "offset_embedding": _offset_embedding,
     "rotary_embedding": _rotary_embedding,
 }

@@ -69,6 +69,8 @@ CASES = [
     Case("cogvideox-2b"),
     Case("cogvideox-5b", {"use_dynamic_cfg": True}),
     Case("cogvideox-1.5", {"num_frames": 17}, ranks=()),
+    Case("cogvideox-5b-i2v", picture=True, ranks=(2,)),
+    Case("cogvideox-1.5-i2v", {"num_frames": 17}, picture=True, ranks=()),
     Case("ltx-video", {**LARGER, "fps": 24}),
     Case("ltx-video-0.9.1", {**LARGER, "decode_timestep": 0.05, "decode_noise_scale": 0.025}, ranks=()),
     Case("ltx-video", LARGER, picture=True),

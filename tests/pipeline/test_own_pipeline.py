@@ -65,6 +65,12 @@ def test_a_pipeline_of_three_standard_stages_and_one_of_ones_own(folder: Path) -
     assert set(video.seconds) == {*usual.seconds, "my_custom_stage"}
 
 
+def test_what_is_no_pipeline_class(folder: Path) -> None:
+    for wrong in ("MyPipeline", Dim, MyPipeline.create_pipeline_stages):
+        with pytest.raises(ir.errors.InvalidArgumentError, match="must be a subclass of ComposedPipelineBase, got"):
+            VideoGenerator.from_pretrained(folder, pipeline_class=wrong)  # type: ignore[arg-type]
+
+
 def test_all_standard_stages(opened: loading.PipelineFolder, components: Components) -> None:
     pipeline = EveryStage(opened, components, torch.device("cpu"))
     assert tuple(pipeline.stages) == opened.family.stages

@@ -222,7 +222,11 @@ def hunyuan_video_15() -> Any:
 
 
 def cogvideox(
-    scheduler: str = "CogVideoXDDIMScheduler", *, rotary: bool = False, patch_size_t: int | None = None
+    scheduler: str = "CogVideoXDDIMScheduler",
+    *,
+    rotary: bool = False,
+    patch_size_t: int | None = None,
+    picture: bool = False,
 ) -> Any:
     tokenizer = WAN.build_tokenizer()
     v_prediction = {
@@ -232,15 +236,17 @@ def cogvideox(
         "snr_shift_scale": 1.0,
         "timestep_spacing": "trailing",
     }
-    return diffusers.CogVideoXPipeline(
+    cls = diffusers.CogVideoXImageToVideoPipeline if picture else diffusers.CogVideoXPipeline
+    return cls(
         tokenizer=tokenizer,
         text_encoder=t5(tokenizer),
         transformer=diffusers.CogVideoXTransformer3DModel(
             num_attention_heads=HEADS,
             attention_head_dim=16,
-            in_channels=4,
+            in_channels=8 if picture else 4,
             out_channels=4,
             time_embed_dim=8,
+            ofs_embed_dim=8 if picture and patch_size_t else None,
             text_embed_dim=TEXT_DIM,
             num_layers=1,
             sample_width=10,
@@ -320,6 +326,8 @@ TINY: dict[str, Callable[[], Any]] = {
     "hunyuan-video-1.5": hunyuan_video_15,
     "cogvideox-2b": cogvideox,
     "cogvideox-5b": lambda: cogvideox("CogVideoXDPMScheduler", rotary=True),
+    "cogvideox-5b-i2v": lambda: cogvideox("CogVideoXDPMScheduler", rotary=True, picture=True),
+    "cogvideox-1.5-i2v": lambda: cogvideox("CogVideoXDPMScheduler", rotary=True, patch_size_t=2, picture=True),
     "cogvideox-1.5": lambda: cogvideox("CogVideoXDPMScheduler", rotary=True, patch_size_t=2),
     "ltx-video": ltx_video,
     "ltx-video-0.9.1": lambda: ltx_video(timestep_conditioning=True),

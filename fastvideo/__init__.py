@@ -13,7 +13,7 @@ if TYPE_CHECKING:
     from fastvideo_ir import Pass, Program, Rewriter, Stage
     from fastvideo_ir.errors import FastVideoError
 
-    from .backends.attention import AttentionBackend, AttentionSite, No, Yes
+    from .backends.attention import AttentionBackend, AttentionSite, No, SlidingTile, Yes
     from .compiler import CompiledModel, Parallel, compile
     from .extension import register_attention_backend, register_op, register_pass
     from .runtime.pipeline import StepInfo
@@ -32,6 +32,7 @@ _HOMES = {
     "Program": "fastvideo_ir",
     "Rewriter": "fastvideo_ir",
     "SamplingParam": ".sampling_param",
+    "SlidingTile": ".backends.attention",
     "Stage": "fastvideo_ir",
     "StepInfo": ".runtime.pipeline",
     "VideoGenerator": ".video_generator",
@@ -56,6 +57,7 @@ __all__ = [
     "Program",
     "Rewriter",
     "SamplingParam",
+    "SlidingTile",
     "Stage",
     "StepInfo",
     "VideoGenerator",

@@ -6,7 +6,7 @@ import inspect
 import threading
 import time
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from types import TracebackType
 from typing import Any, Self
 
@@ -17,6 +17,7 @@ import fastvideo_ir as ir
 from fastvideo_ir.errors import CaptureError, FastVideoError, InvalidArgumentError, UnknownNameError
 from fastvideo_ir.pass_manager import Dump, Instrument, Timing
 
+from .backends import attention
 from .comparison import Comparison, compare
 from .extension import check_importable, load_plugins, worker_plugins
 from .frontends.capture import Captured, Signature, capture
@@ -27,6 +28,7 @@ from .passes.pipelines import resolve_pipeline
 from .report import Report, report_of
 from .runtime.executors import Executor, LocalExecutor, SimulatedExecutor, WorkerGroup
 from .settings import Settings, resolve_settings
+from .specialization import Specialization, windows_of
 
 __all__ = ["CompiledModel", "Parallel", "compile"]
 
@@ -35,24 +37,12 @@ MOST_VALUES = 8  # programs kept for one signature; that which was not used for 
 Versions = list[tuple[int, int, int]]
 
 
-@dataclass
-class Specialization:
-    """One signature of the model, compiled: its program and what runs it."""
-
-    captured: Captured
-    program: ir.Program
-    executor: Executor
-    timing: Timing
-    seconds: float
-    calls: int = 0
-
-
 def compile(
     model: nn.Module,
     num_gpus: int | None = None,
     *,
     parallel: Parallel | None = None,
-    attention_backend: str | None = None,
+    attention_backend: attention.Wish | None = None,
     quantization: str | None = None,
     executor: str = "auto",
     device: str | torch.device | None = None,
@@ -69,8 +59,9 @@ def compile(
         num_gpus: ranks that work on one call: CUDA devices, or processes on the CPU. None: as ``parallel`` says, or
             one.
         parallel: pins the division of the work; None lets the planner choose it.
-        attention_backend: a registered name that must run every attention; None or ``"auto"``: the first exact one
-            that can. The environment variable ``FASTVIDEO_ATTENTION_BACKEND`` stands in for None.
+        attention_backend: a registered name, or a backend with options such as ``SlidingTile(window=(3, 3, 3))``, that
+            must run every attention; None or ``"auto"``: the first exact one that can. The environment variable
+            ``FASTVIDEO_ATTENTION_BACKEND`` stands in for None.
         quantization: ``"fp8"`` or ``"int8"``: linear layers run on such codes where that pays and where their error, on
             the first inputs of a signature, is small. None: none does.
         executor: ``"auto"``, ``"local"`` (one rank, here), ``"simulated"`` (all ranks in this process), ``"mp"``.
@@ -124,6 +115,8 @@ class CompiledModel:
         ]
         self._versions = self._read_versions()
         self._constants = 0
+        self._step: int | None = None
+        self.extra_outputs: list[Any] = []
 
     def __call__(self, *args: Any, **kwargs: Any) -> Any:
         """Run the model. Takes what the model takes and returns what it returns.
@@ -135,9 +128,11 @@ class CompiledModel:
         """
         with self._lock, torch.no_grad():
             found, inputs = self._prepared(args, kwargs)
-            outputs = found.executor.run(inputs)
+            outputs = found.executor.run(found.with_windows(inputs, self._step))
             place = inputs[0].device if inputs else self._settings.device
-            on_inputs = [value.to(place) if isinstance(value, Tensor) else value for value in outputs]
+            own = len(found.captured.program.output_values)
+            self.extra_outputs = outputs[own:]  # what passes have added
+            on_inputs = [value.to(place) if isinstance(value, Tensor) else value for value in outputs[:own]]
             return found.captured.call.unflatten(on_inputs)
 
     def __getattr__(self, name: str) -> Any:
@@ -165,12 +160,17 @@ class CompiledModel:
         """
         with self._lock, torch.no_grad():
             found, inputs = self._prepared(args, kwargs)
-            approximate = found.executor.run(inputs)
+            approximate = found.executor.run(found.with_windows(inputs, self._step))
             passes = resolve_pipeline(self._settings.passes, self._settings.target)
             program = self._planned(found.captured, [kept for step in passes if (kept := step.exact()) is not None])
             with self._executor(program, found.captured.params) as executor:
                 exact = executor.run(inputs)
             return compare([name for step in passes if (name := step.approximates) is not None], approximate, exact)
+
+    def set_step(self, step: int | None) -> None:
+        """Say which denoising step the next calls belong to, from 0 on; for attention windows that depend on it."""
+        with self._lock:
+            self._step = step
 
     @property
     def programs(self) -> list[ir.Program]:
@@ -326,14 +326,17 @@ class CompiledModel:
 
         def evaluate(program: ir.Program) -> list[Any]:
             with torch.autocast(place.type, enabled=False):
-                return ir.interpreter.evaluate(program, captured.params, inputs, place)
+                windows = windows_of(program, captured.program, settings.attention_backend)
+                given = inputs if windows is None else [*inputs, windows.table[0].to(place)]
+                return ir.interpreter.evaluate(program, captured.params, given, place)
 
         passes = resolve_pipeline(
             settings.passes, replace(settings.target, evaluate=evaluate if settings.verify else None)
         )
         program = self._planned(captured, passes, watchers)
+        windows = windows_of(program, captured.program, settings.attention_backend)
         executor = self._executor(program, captured.params)
-        return Specialization(captured, program, executor, timing, time.perf_counter() - start)
+        return Specialization(captured, program, executor, timing, time.perf_counter() - start, windows=windows)
 
     def _planned(self, captured: Captured, passes: list[ir.Pass], watchers: Sequence[Instrument] = ()) -> ir.Program:
         """The captured program after ``passes``, ready for the ranks."""

@@ -34,7 +34,7 @@ class Settings:
     Attributes:
         num_ranks: ranks in all.
         parallel: the pinned mesh, or None.
-        attention_backend: a registered name, or ``auto``.
+        attention_backend: a registered name, a backend with its options, or ``auto``.
         quantization: format of linear layers, or None.
         executor: ``local``, ``simulated`` or ``mp``.
         device: of rank 0.
@@ -47,7 +47,7 @@ class Settings:
 
     num_ranks: int
     parallel: Parallel | None
-    attention_backend: str
+    attention_backend: attention.Wish
     quantization: str | None
     executor: str
     device: torch.device
@@ -76,7 +76,7 @@ class Settings:
 def resolve_settings(
     num_gpus: int | None,
     parallel: Parallel | None,
-    attention_backend: str | None,
+    attention_backend: attention.Wish | None,
     executor: str,
     device: str | torch.device | None,
     passes: str | Sequence[Any] | None,
@@ -107,8 +107,9 @@ def resolve_settings(
     if executor == "mp" and num_ranks == 1:
         raise InvalidArgumentError("executor='mp' needs num_gpus of at least 2")
     backend = attention_backend or environment.get(BACKEND_VARIABLE) or attention.AUTO
-    if backend != attention.AUTO:
-        attention.named(backend)
+    asked = attention.wished(backend)
+    if asked is not None:
+        backend = asked.configured(environment)
     dump = _dump_directory(environment)
     place = resolve_device(device, 1 if executor == "simulated" else num_ranks)
     generator = environment.get(CODEGEN_VARIABLE) or ("inductor" if place.type == "cuda" else "eager")

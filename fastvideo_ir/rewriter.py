@@ -93,6 +93,24 @@ class Rewriter:
             listener.inserted(node)
         return node
 
+    def add_input(self, name: str, type: TensorType) -> fx.Node:
+        """Let the program take one more input, after those that it has."""
+        placeholders = self.program.graph.find_nodes(op="placeholder")
+        first = next(iter(self.program.graph.nodes))
+        place = (
+            self.program.graph.inserting_after(placeholders[-1])
+            if placeholders
+            else (self.program.graph.inserting_before(first))
+        )
+        with place:
+            node = self.program.graph.placeholder(name)
+        node.meta = {}
+        set_info(node, NodeInfo(type, None, Provenance(self._by)))
+        self.changes += 1
+        for listener in self._listeners:
+            listener.inserted(node)
+        return node
+
     def erase_param(self, node: fx.Node) -> None:
         """Remove a param that nobody reads."""
         del self.program.params[node.name]

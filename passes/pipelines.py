@@ -15,6 +15,7 @@ from dataclasses import dataclass, field
 import fastvideo_ir as ir
 from fastvideo_ir.errors import InvalidArgumentError, UnknownNameError
 
+from ..backends import attention
 from .canonicalize import Canonicalize
 from .choose_mesh import ChooseMesh
 from .expand_statistics import ExpandStatistics
@@ -28,6 +29,8 @@ from .quantize_linear import Evaluate, QuantizeLinear
 from .recognize_attention import RecognizeAttention
 from .registry import DEFAULT, known_passes
 from .select_attention_backend import SelectAttentionBackend
+from .sliding_tile_attention import SlidingTileAttention
+from .tile_order import TileOrder
 
 
 @dataclass(frozen=True)
@@ -37,7 +40,7 @@ class Target:
     Attributes:
         ranks: number of ranks.
         device: device type, e.g. ``"cuda"``.
-        attention_backend: a registered name, or ``"auto"``.
+        attention_backend: a registered name, a backend with its options, or ``"auto"``.
         quantization: format of linear layers, ``"fp8"`` or ``"int8"``; None for none.
         evaluate: runs a program on the inputs that it is compiled for; passes measure with it. None: nothing to run.
         hardware: rates of the devices and their links.
@@ -45,7 +48,7 @@ class Target:
 
     ranks: int = 1
     device: str = "cpu"
-    attention_backend: str = "auto"
+    attention_backend: attention.Wish = attention.AUTO
     quantization: str | None = None
     evaluate: Evaluate | None = field(default=None, repr=False, compare=False)
     hardware: Hardware = field(default_factory=Hardware)
@@ -59,7 +62,7 @@ def default_pipeline(target: Target) -> list[ir.Pass]:
     return [
         Canonicalize(),
         RecognizeAttention(),
-        SelectAttentionBackend(backend=target.attention_backend, device=target.device),
+        *_attention(target),
         *_approximations(target),
         FuseLinearGelu(),
         ChooseMesh(ranks=target.ranks, hardware=target.hardware),
@@ -69,6 +72,17 @@ def default_pipeline(target: Target) -> list[ir.Pass]:
         LowerReshards(),
         PackCollectives(),
     ]
+
+
+def _attention(target: Target) -> list[ir.Pass]:
+    asked = attention.wished(target.attention_backend)
+    if isinstance(asked, attention.SlidingTile):
+        return [
+            SlidingTileAttention(options=asked, device=target.device),
+            TileOrder(),
+            SelectAttentionBackend(device=target.device),
+        ]
+    return [SelectAttentionBackend(backend=target.attention_backend, device=target.device)]
 
 
 def _approximations(target: Target) -> list[ir.Pass]:

@@ -13,11 +13,14 @@ from .expand_statistics import ExpandStatistics
 from .fuse_linear_gelu import FuseLinearGelu
 from .insert_reshards import InsertReshards
 from .lower_reshards import LowerReshards
+from .measure_windows import MeasureWindows
 from .pack_collectives import PackCollectives
 from .plan_sharding import PlanSharding
 from .quantize_linear import QuantizeLinear
 from .recognize_attention import RecognizeAttention
 from .select_attention_backend import SelectAttentionBackend
+from .sliding_tile_attention import SlidingTileAttention
+from .tile_order import TileOrder
 
 DEFAULT = "default"
 """What pipelines call the written list; no pass can have this name."""
@@ -25,6 +28,9 @@ DEFAULT = "default"
 BUILT_IN: tuple[type[ir.Pass], ...] = (
     Canonicalize,
     RecognizeAttention,
+    MeasureWindows,
+    SlidingTileAttention,
+    TileOrder,
     SelectAttentionBackend,
     QuantizeLinear,
     FuseLinearGelu,

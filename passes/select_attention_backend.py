@@ -16,26 +16,28 @@ class SelectAttentionBackend(ir.Pass):
     """A backend that was named and cannot run is an error with its reason; ``auto`` takes the first exact one that can.
 
     Attributes:
-        backend: a registered name, or ``auto``.
+        backend: a registered name, a backend with its options, or ``auto``.
         device: type of the device that the program will run on.
     """
 
     name = "select-attention-backend"
     needs = ir.Stage.CANONICAL
 
-    backend: str = attention.AUTO
+    backend: attention.Wish = attention.AUTO
     device: str = "cpu"
 
     @property
     def approximates(self) -> str | None:
-        return None if self._is_exact else f"attention_backend={self.backend}"
+        asked = attention.wished(self.backend)
+        return None if asked is None or asked.exact else f"attention_backend={asked.name}"
 
     def exact(self) -> SelectAttentionBackend:
         return self if self._is_exact else replace(self, backend=attention.AUTO)
 
     @property
     def _is_exact(self) -> bool:
-        return self.backend == attention.AUTO or attention.named(self.backend).exact
+        asked = attention.wished(self.backend)
+        return asked is None or asked.exact
 
     def run(self, program: ir.Program) -> None:
         rewriter = ir.Rewriter(program, self.name)

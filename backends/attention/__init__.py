@@ -1,15 +1,17 @@
 """Attention backends. Built-ins register here; third parties through ``fastvideo.register_attention_backend``."""
 
 from .base import AttentionBackend, AttentionSite, No, Support, Yes
-from .choice import AUTO, Choice, choose, named
+from .choice import AUTO, Choice, Wish, choose, named, wished
 from .flash_attn import FlashAttention
 from .registry import backend_of, backends, op_of, register
 from .sage import SageAttention
+from .sliding_tile import SlidingTile, TokenGrid, sliding_tile_op
 from .torch_sdpa import TorchSdpa
 
 register(SageAttention())
 register(TorchSdpa())
 register(FlashAttention())
+register(SlidingTile(), sliding_tile_op)
 
 __all__ = [
     "AUTO",
@@ -19,8 +21,11 @@ __all__ = [
     "FlashAttention",
     "No",
     "SageAttention",
+    "SlidingTile",
     "Support",
+    "TokenGrid",
     "TorchSdpa",
+    "Wish",
     "Yes",
     "backend_of",
     "backends",
@@ -28,4 +33,5 @@ __all__ = [
     "named",
     "op_of",
     "register",
+    "wished",
 ]

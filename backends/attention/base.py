@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
+from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import ClassVar, TypeAlias
+from typing import ClassVar, Self, TypeAlias
 
 import torch
 from torch import Tensor, fx
@@ -84,7 +85,7 @@ class AttentionSite:
             value=ir.tensor_type(arguments["v"]),
             mask=ir.tensor_type(mask) if isinstance(mask, fx.Node) else None,
             scale=arguments["scale"],
-            causal=arguments["causal"],
+            causal=arguments.get("causal", False),
             device=device,
             location=ir.info(node).location,
             ring=ring,
@@ -97,10 +98,16 @@ class AttentionBackend(ABC):
     Class attributes:
         name: as users write it, e.g. ``FLASH_ATTN``.
         exact: False where results differ from softmax attention beyond rounding; such a backend runs only when named.
+        partial: whether, when named, it leaves the sites that it does not support to exact ones.
     """
 
     name: ClassVar[str]
     exact: ClassVar[bool] = True
+    partial: ClassVar[bool] = False
+
+    def configured(self, environment: Mapping[str, str]) -> Self:
+        """The backend with what the environment says of its options; asked once, before anything is compiled."""
+        return self
 
     @abstractmethod
     def supports(self, site: AttentionSite) -> Support:

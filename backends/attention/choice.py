@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from typing import TypeAlias
 
 from fastvideo_ir.errors import BackendUnavailableError, UnknownNameError
 
@@ -10,6 +11,8 @@ from .base import AttentionBackend, AttentionSite, No
 from .registry import backends
 
 AUTO = "auto"
+Wish: TypeAlias = str | AttentionBackend
+"""What a user asks for: ``auto``, a registered name, or a registered backend with options of its own."""
 
 
 @dataclass(frozen=True)
@@ -32,22 +35,41 @@ def named(name: str) -> AttentionBackend:
     return known[name]
 
 
-def choose(site: AttentionSite, wish: str = AUTO) -> Choice:
+def wished(wish: Wish) -> AttentionBackend | None:
+    """The backend that a wish names; None for ``auto``.
+
+    Raises:
+        UnknownNameError: no backend has that name.
+    """
+    if isinstance(wish, str):
+        return None if wish == AUTO else named(wish)
+    if type(named(wish.name)) is not type(wish):
+        raise UnknownNameError(
+            "attention backend", type(wish).__name__, [type(b).__name__ for b in backends().values()]
+        )
+    return wish
+
+
+def choose(site: AttentionSite, wish: Wish = AUTO) -> Choice:
     """The backend for ``site``: the one wished for, or the first exact one that supports it and is preferred.
 
     Raises:
         UnknownNameError: no backend has that name.
         BackendUnavailableError: the named backend cannot run the site, or none can; with the reasons.
     """
-    if wish != AUTO:
-        backend = named(wish)
-        answer = backend.answer(site)
+    asked = wished(wish)
+    if asked is not None:
+        answer = asked.answer(site)
+        if isinstance(answer, No) and asked.partial:
+            other = choose(site)
+            rest = (refusal for refusal in other.refusals if refusal[0] != asked.name)
+            return replace(other, refusals=((asked.name, answer.reason), *rest))
         if isinstance(answer, No):
             raise BackendUnavailableError(
-                f"attention backend {wish} cannot run the attention{_where(site)}: {answer.reason}",
+                f"attention backend {asked.name} cannot run the attention{_where(site)}: {answer.reason}",
                 hint="name another backend, or leave the choice to 'auto'",
             )
-        return Choice(backend)
+        return Choice(asked)
     refusals: list[tuple[str, str]] = []
     spare: AttentionBackend | None = None
     for backend in backends().values():

@@ -25,8 +25,12 @@ _backends: dict[str, AttentionBackend] = {}
 _ops: dict[str, Any] = {}
 
 
-def register(backend: AttentionBackend) -> None:
+def register(backend: AttentionBackend, own_op: Any = None) -> None:
     """Add a backend, in front of those that ``auto`` asked first so far, and make its op.
+
+    Args:
+        backend: what is asked, and run by the op.
+        own_op: an op that is registered already, of a backend that a pass of its own selects.
 
     Raises:
         InvalidArgumentError: the name is taken, or is no identifier.
@@ -36,9 +40,14 @@ def register(backend: AttentionBackend) -> None:
         raise InvalidArgumentError(f"attention backend {name!r} is registered already")
     if not name.isidentifier():
         raise InvalidArgumentError(f"attention backend name {name!r} is not an identifier")
-    qualified = f"{NAMESPACE}::{name.lower()}"
+    _ops[name] = _make_op(backend) if own_op is None else own_op
+    _backends[name] = backend
 
-    @torch.library.custom_op(qualified, mutates_args=())
+
+def _make_op(backend: AttentionBackend) -> Any:
+    name = backend.name.lower()
+
+    @torch.library.custom_op(f"{NAMESPACE}::{name}", mutates_args=())
     def op(
         q: Tensor, k: Tensor, v: Tensor, mask: Tensor | None = None, scale: float | None = None, causal: bool = False
     ) -> Tensor:
@@ -52,12 +61,11 @@ def register(backend: AttentionBackend) -> None:
     ) -> Tensor:
         return empty_result(q, v)
 
-    packet = getattr(getattr(torch.ops, NAMESPACE), name.lower())
+    packet = getattr(getattr(torch.ops, NAMESPACE), name)
     register_flop_formula(packet)(attention_flop_count)
-    forms = define_ring_forms(qualified, op, backend.run_with_lse) if backend.tells_lse else None
-    register_attention_op(packet.default, f"{NAMESPACE}.{name.lower()}", forms)
-    _backends[name] = backend
-    _ops[name] = packet.default
+    forms = define_ring_forms(f"{NAMESPACE}::{name}", op, backend.run_with_lse) if backend.tells_lse else None
+    register_attention_op(packet.default, f"{NAMESPACE}.{name}", forms)
+    return packet.default
 
 
 def backends() -> dict[str, AttentionBackend]:

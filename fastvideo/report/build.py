@@ -31,7 +31,7 @@ from .records import (
 from .sections import Section, sections_of
 
 if TYPE_CHECKING:
-    from ..compiler import Specialization
+    from ..specialization import Specialization
 
 
 @dataclass(frozen=True)
@@ -52,7 +52,7 @@ class Subject:
     captured: Captured
     program: ir.Program
     device: str
-    attention_backend: str
+    attention_backend: attention.Wish
     hardware: Hardware
     pass_seconds: tuple[tuple[str, float], ...]
     seconds: float
@@ -86,7 +86,7 @@ def program_report(subject: Subject) -> ProgramReport:
     return ProgramReport(
         inputs=tuple(
             f"{path}: {ir.tensor_type(node)}"
-            for path, node in zip(captured.call.paths, program.input_nodes, strict=True)
+            for path, node in zip(captured.call.paths, program.input_nodes, strict=False)
         ),
         capture=captured.report.strategy,
         verified=captured.report.verified,
@@ -139,7 +139,8 @@ def _attention(subject: Subject) -> Iterable[AttentionReport]:
             found["whichever backend runs there", ()] += 1
         elif backend is not None:
             site = attention.AttentionSite.of(node, subject.device)
-            found[backend.name, attention.choose(site, subject.attention_backend).refusals] += 1
+            choice = attention.choose(site, subject.attention_backend)
+            found[backend.name, choice.refusals if choice.backend.name == backend.name else ()] += 1
     for (name, refusals), count in found.items():
         yield AttentionReport(name, count, refusals)
 

@@ -27,11 +27,20 @@ class DenoiseStage(Stage):
         assert state.timesteps is not None and state.latents is not None
         step = SchedulerStep(self.context.components["scheduler"].value, state)
         for index, timestep in enumerate(state.timesteps):
+            self._announce(index)
             start = time.perf_counter()
             denoised = step(self._predict(state, timestep), index)
             state.latents = denoised if state.held is None else torch.where(state.held, state.latents, denoised)
             self.synchronize()
             state.step_done(timestep, time.perf_counter() - start)
+        self._announce(None)
+
+    def _announce(self, step: int | None) -> None:
+        """Tell compiled denoisers which step comes, for what depends on it, such as windows of attention."""
+        for component in self.context.components.values():
+            set_step = getattr(component.value, "set_step", None)
+            if set_step is not None:
+                set_step(step)
 
     def _predict(self, state: GenerationState, timestep: torch.Tensor) -> torch.Tensor:
         """The denoiser's output for one sample, float32, guided if the text is a batch of two."""

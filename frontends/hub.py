@@ -10,9 +10,9 @@ from pathlib import Path
 import fastvideo_ir as ir
 
 _HUB_ID = re.compile(r"[A-Za-z0-9][\w.-]*/[\w.-]+")
-# Everything a component needs, and nothing that could carry code or a pickle.
+# Everything a component needs, and no pickles or Python code. Chat templates (.jinja) run in Transformers' sandbox.
 _CONFIG_FILES = ("*.json",)
-_ALL_FILES = ("*.json", "*.safetensors", "*.model", "*.txt")
+_ALL_FILES = ("*.json", "*.safetensors", "*.model", "*.txt", "*.jinja")
 
 
 def local_folder(path_or_id: str | os.PathLike[str]) -> Path | None:

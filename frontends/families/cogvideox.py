@@ -34,6 +34,7 @@ COGVIDEOX = Family(
     ),
     accelerator_dtypes={"text_encoder": "bfloat16", "transformer": "bfloat16", "vae": "bfloat16"},
     inputs=("rotary_embedding",),
+    text_length_is_fixed=True,
     channel_dim=2,
     pads_latent_frames=True,
     latent_channels="vae.latent_channels",

@@ -90,6 +90,7 @@ class Family:
         guidance: ``classifier-free``, or ``embedded`` for a denoiser that takes the scale as an argument.
         picture: how it takes a picture; None if it does not.
         timestep_per_token: whether the timestep is one per token even without a picture.
+        text_length_is_fixed: whether the denoiser takes no other number of text tokens than the default.
         sigmas: the schedule of noise levels, by the names in ``runtime/pipeline/timesteps.py``.
         least_steps: the smallest number of denoising steps that this schedule has.
         boundary: config key, the fraction of the training timesteps below which the second denoiser works.
@@ -126,6 +127,7 @@ class Family:
     guidance: str = "classifier-free"
     picture: Picture | None = None
     timestep_per_token: bool = False
+    text_length_is_fixed: bool = False
     sigmas: str = "scheduler"
     least_steps: int = 1
     boundary: str | None = None

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import inspect
 import logging
 
 import torch
@@ -35,8 +36,11 @@ class EncodeTextStage(Stage):
         tokens = len(self.context.components["tokenizer"].value(prompt, verbose=False).input_ids)
         if tokens > length:
             _LOG.warning("a prompt of %d tokens is cut to the %d that the text encoder takes", tokens, length)
+        reference = self.context.reference
+        if "max_sequence_length" not in inspect.signature(reference.encode_prompt).parameters:
+            reference.tokenizer_max_length = length  # such classes keep it as an attribute
         outputs = call_known(
-            self.context.reference.encode_prompt,
+            reference.encode_prompt,
             prompt=prompt,
             do_classifier_free_guidance=False,
             max_sequence_length=length,

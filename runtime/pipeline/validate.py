@@ -52,7 +52,9 @@ def validate_request(request: GenerationRequest, pipeline: PipelineFolder) -> No
         pipeline.config_value(family.train_timesteps),
     )
     _check_integer("seed", request.seed, 0, _MAX_SEED)
-    _check_integer("max_sequence_length", request.max_sequence_length, 1, family.defaults["max_sequence_length"])
+    most = family.defaults["max_sequence_length"]
+    least = most if family.text_length_is_fixed else 1
+    _check_integer("max_sequence_length", request.max_sequence_length, least, most)
     _check_number("guidance_scale", request.guidance_scale, 0.0, _MAX_GUIDANCE, "1 or less turns guidance off")
     _check_number("fps", request.fps, 1.0, _MAX_FPS, "it is the frames per second of the file")
     _check_further_fields(request, family)
@@ -120,6 +122,8 @@ def _check_frames(value: Any, geometry: LatentGeometry) -> None:
 
 def _check_integer(name: str, value: Any, low: int, high: int | None) -> None:
     wanted = f"an integer of at least {low}" if high is None else f"an integer from {low} to {high}"
+    if low == high:
+        wanted = str(low)
     is_integer = isinstance(value, int) and not isinstance(value, bool)
     if not is_integer or value < low or (high is not None and value > high):
         raise ir.errors.InvalidArgumentError(f"{name} must be {wanted}, got {value!r}")

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-import dataclasses
+from dataclasses import fields, replace
 from pathlib import Path
 from typing import Any
 
@@ -18,8 +18,10 @@ from fastvideo.runtime.pipeline.inputs import INPUTS
 from fastvideo.runtime.pipeline.picture_latents import PICTURE_LATENTS
 from fastvideo.runtime.pipeline.standard_stages import STAGES
 from fastvideo.runtime.pipeline.timesteps import SIGMAS
+from fastvideo.runtime.pipeline.validate import validate_request
 from fastvideo.sampling_param import SamplingParam
 
+from .small_request import small_request
 from .tiny_families import build
 
 COMPLETE = {"negative_prompt", "height", "width", "num_frames", "fps", "num_inference_steps", "guidance_scale"}
@@ -39,11 +41,11 @@ def test_names_in_a_family_exist(family: Family) -> None:
 
 @pytest.mark.parametrize("family", FAMILIES, ids=lambda family: family.name)
 def test_defaults_are_complete_and_fit(family: Family) -> None:
-    fields = {field.name for field in dataclasses.fields(SamplingParam)}
+    names = {field.name for field in fields(SamplingParam)}
     assert set(family.defaults) >= COMPLETE | {"max_sequence_length"}
     for preset in family.presets:
         values = family.defaults_for(preset.ids[0])
-        assert set(values) <= fields and set(values) == set(family.defaults)
+        assert set(values) <= names and set(values) == set(family.defaults)
         if isinstance(family.spatial_factor, int):
             assert values["height"] % family.spatial_factor == values["width"] % family.spatial_factor == 0
         if isinstance(family.temporal_factor, int):
@@ -112,8 +114,34 @@ def test_best_flow_shift_gives_way_to_the_users(tmp_path: Path) -> None:
     build("wan2.1-i2v", tmp_path)
     opened = loading.open_pipeline(tmp_path)
     assert opened.preset.flow_shift is None and opened.scheduler_overrides(None) is None
-    at_720p = dataclasses.replace(opened, source="Wan-AI/Wan2.1-I2V-14B-720P-Diffusers")
+    at_720p = replace(opened, source="Wan-AI/Wan2.1-I2V-14B-720P-Diffusers")
     assert at_720p.scheduler_overrides(None) == {"flow_shift": 5.0}
     assert at_720p.scheduler_overrides(8) == {"flow_shift": 8.0}
     scheduler = at_720p.load("scheduler", torch.float32, at_720p.scheduler_overrides(None))
     assert scheduler.value.config.flow_shift == 5.0
+
+
+@pytest.mark.parametrize(
+    ("field", "value"), [("guidance_scale_2", 3.0), ("true_cfg_scale", 2.0), ("use_dynamic_cfg", True)]
+)
+def test_fields_of_other_families_are_refused(opened: loading.PipelineFolder, field: str, value: Any) -> None:
+    with pytest.raises(ir.errors.InvalidArgumentError, match=f"wan2.1-t2v has no {field}"):
+        validate_request(small_request(**{field: value}), opened)
+
+
+def test_limits_of_a_family(tmp_path: Path) -> None:
+    build("mochi-1", tmp_path / "mochi")
+    build("cogvideox-2b", tmp_path / "cog")
+    mochi, cogvideox = loading.open_pipeline(tmp_path / "mochi"), loading.open_pipeline(tmp_path / "cog")
+    request = small_request(num_frames=7, max_sequence_length=226)
+    validate_request(replace(request, max_sequence_length=100), mochi)
+    validate_request(replace(request, num_frames=9), cogvideox)
+    for opened, changes, message in (
+        (mochi, {"num_inference_steps": 1}, "num_inference_steps must be an integer from 2 to 1000, got 1"),
+        (mochi, {"num_frames": 9}, "num_frames must be 1 more than a multiple of 6 for this VAE, got 9"),
+        (cogvideox, {"num_frames": 9, "max_sequence_length": 225}, "max_sequence_length must be 226, got 225"),
+        (cogvideox, {"num_frames": 9, "use_dynamic_cfg": 1}, "use_dynamic_cfg must be True or False, got 1"),
+        (cogvideox, {"height": 40}, "height must be a multiple of 16 pixels for this VAE and transformer, got 40"),
+    ):
+        with pytest.raises(ir.errors.InvalidArgumentError, match=message):
+            validate_request(replace(request, **changes), opened)

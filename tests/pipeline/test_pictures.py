@@ -89,11 +89,3 @@ def test_refused_before_anything_is_loaded(
     with pytest.raises(ir.errors.InvalidArgumentError, match="makes videos from text, not from a video") as caught:
         check(folder, **SMALL, video_path="film.mp4")
     assert caught.value.hint == "leave it out; no family does video-to-video"
-
-
-@pytest.mark.parametrize(
-    ("field", "value"), [("guidance_scale_2", 3.0), ("true_cfg_scale", 2.0), ("use_dynamic_cfg", True)]
-)
-def test_fields_of_other_families_are_refused(opened: loading.PipelineFolder, field: str, value: Any) -> None:
-    with pytest.raises(ir.errors.InvalidArgumentError, match=f"wan2.1-t2v has no {field}"):
-        validate_request(small_request(**{field: value}), opened)

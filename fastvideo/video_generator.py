@@ -343,18 +343,18 @@ def _resolve_dtypes(
         )
     asked = dtype if dtype is not None else torch_dtype
     resolved = {
-        role: _as_dtype(name) if place.type != "cpu" else torch.float32
+        role: as_dtype(name) if place.type != "cpu" else torch.float32
         for role, name in family.accelerator_dtypes.items()
     }
     per_role = asked if isinstance(asked, Mapping) else dict.fromkeys(resolved, asked) if asked is not None else {}
     for role, value in per_role.items():
         if role not in resolved:
             raise ir.errors.UnknownNameError("component with a dtype", role, resolved)
-        resolved[role] = _as_dtype(value)
+        resolved[role] = as_dtype(value)
     return resolved
 
 
-def _as_dtype(value: DType) -> torch.dtype:
+def as_dtype(value: DType) -> torch.dtype:
     name = str(value).removeprefix("torch.")
     if name not in _DTYPES:
         raise ir.errors.UnknownNameError("dtype", name, _DTYPES)

@@ -27,9 +27,15 @@ class Yes:
 
 @dataclass(frozen=True)
 class No:
-    """The backend cannot run the site; the reason reaches ``explain()`` and error texts."""
+    """The backend cannot run the site; the reason reaches ``explain()`` and error texts.
+
+    Attributes:
+        reason: why not.
+        install: the command that installs what is missing; empty where nothing is.
+    """
 
     reason: str
+    install: str = ""
 
 
 Support: TypeAlias = Yes | No

@@ -29,6 +29,7 @@ class _Package:
     module: str
     lowest: tuple[int, int]
     highest: tuple[int, int]
+    wheel: str = ""
 
     def fits(self, capability: tuple[int, int]) -> bool:
         return self.lowest <= capability <= self.highest
@@ -36,8 +37,8 @@ class _Package:
 
 _PACKAGES = (
     _Package("flash_attn_interface", (9, 0), (9, 9)),
-    _Package("fa3_fwd_interface", (9, 0), (9, 9)),
-    _Package("flash_attn", (8, 0), (12, 9)),
+    _Package("fa3_fwd_interface", (9, 0), (9, 9), "fa3-fwd"),
+    _Package("flash_attn", (8, 0), (12, 9), "flash-attn --no-build-isolation"),
 )
 _LARGEST_HEAD_DIM = 256
 
@@ -73,9 +74,11 @@ class FlashAttention(AttentionBackend):
             return No(f"head_dim {site.head_dim} (values {site.value.shape[3]}) is not a multiple of 8 up to 256")
         if _kernel() is None:
             major, minor = torch.cuda.get_device_capability()
-            names = ", ".join(package.module for package in _PACKAGES if package.fits((major, minor)))
+            fitting = [package for package in _PACKAGES if package.fits((major, minor))]
+            names = ", ".join(package.module for package in fitting)
             return No(
-                f"no package for compute capability {major}.{minor} is installed (any of: {names or 'none known'})"
+                f"no package for compute capability {major}.{minor} is installed (any of: {names or 'none known'})",
+                next((f"pip install {package.wheel}" for package in fitting if package.wheel), ""),
             )
         return Yes()
 

@@ -4,7 +4,10 @@ from __future__ import annotations
 
 import typer
 
+from .doctor import doctor
 from .generate import generate
+from .models import models
+from .plan import plan
 
 app = typer.Typer(
     name="fastvideo",
@@ -13,9 +16,5 @@ app = typer.Typer(
     rich_markup_mode=None,
     pretty_exceptions_enable=False,
 )
-app.command()(generate)
-
-
-@app.callback()
-def _root() -> None:
-    """Keeps a command a command by name, however few there are."""
+for command in (generate, plan, models, doctor):
+    app.command()(command)

@@ -45,6 +45,9 @@ class Hardware:
     latency: float = 2.0e-5
     memory: int = 140 * 2**30
 
+    def __str__(self) -> str:
+        return self.name
+
     def flop_rate(self, dtype: torch.dtype) -> float:
         return self.matmul_flops if dtype.itemsize <= 2 else self.matmul_flops / 10
 

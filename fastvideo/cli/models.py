@@ -1,0 +1,49 @@
+"""``fastvideo models``: the families that can be generated with, their hub ids and their defaults."""
+
+from __future__ import annotations
+
+import json
+from typing import Annotated, Any
+
+import typer
+
+from .options import DEBUG
+
+
+def models(
+    as_json: Annotated[bool, typer.Option("--json", help="Print JSON, with all defaults.")] = False,
+    debug: DEBUG = False,
+) -> None:
+    """List the model families, the hub ids that they are known under, and their defaults."""
+    entries = known_models()
+    if as_json:
+        typer.echo(json.dumps(entries, indent=2, ensure_ascii=False))
+        return
+    from ..report.text import aligned
+
+    rows = [("hub id", "family", "size", "frames", "fps", "steps", "guidance")]
+    for entry in entries:
+        d = entry["defaults"]
+        size = f"{d.get('width')}×{d.get('height')}"
+        numbers = [f"{d.get(name, '')}" for name in ("num_frames", "fps", "num_inference_steps", "guidance_scale")]
+        rows.append((entry["id"] or "(any)", entry["family"], size, *numbers))
+    typer.echo("\n".join(aligned(rows)))
+    typer.echo("\nA folder in Diffusers layout of the same pipeline class works as well as a hub id.")
+
+
+def known_models() -> list[dict[str, Any]]:
+    """One entry per hub id: family, pipeline class and defaults."""
+    from ..frontends.families import FAMILIES
+
+    return [
+        {
+            "id": model_id,
+            "family": family.name,
+            "pipeline_class": family.pipeline_class,
+            "takes_picture": family.picture is not None,
+            "needs_picture": family.picture is not None and family.picture.required,
+            "defaults": dict(family.defaults_for(model_id)),
+        }
+        for family in FAMILIES
+        for model_id in family.ids or (None,)
+    ]

@@ -5,7 +5,7 @@ from __future__ import annotations
 import inspect
 import threading
 import time
-from collections.abc import Sequence
+from collections.abc import Hashable, Sequence
 from dataclasses import replace
 from types import TracebackType
 from typing import Any, Self
@@ -32,7 +32,7 @@ from .specialization import Specialization, windows_of
 
 __all__ = ["CompiledModel", "Parallel", "compile"]
 
-MOST_RECAPTURES = 3  # that served one call each: then the next value will not come again either
+MOST_RECAPTURES = 3  # for values of one guard that served one call each: then the next will not come again either
 MOST_VALUES = 8  # programs kept for one signature; that which was not used for longest goes first
 Versions = list[tuple[int, int, int]]
 
@@ -107,12 +107,13 @@ class CompiledModel:
         self._group: WorkerGroup | None = None
         self._lock = threading.RLock()
         self._closed = False
-        self._attributes = [
-            (vars(module), name)
-            for module in model.modules()
+        self._attributes = {
+            f"{path}.{name}".lstrip("."): (vars(module), name)
+            for path, module in model.named_modules()
             for name, value in vars(module).items()
             if isinstance(value, Tensor)
-        ]
+        }
+        self._rewritten: frozenset[str] = frozenset()
         self._versions = self._read_versions()
         self._constants = 0
         self._step: int | None = None
@@ -254,8 +255,10 @@ class CompiledModel:
 
     def _read_versions(self) -> tuple[Versions, Versions]:
         """What tells one state of the weights, and of tensors that are plain attributes, from another."""
-        weights = [*self._model.parameters(), *self._model.buffers()]
-        attributes = [value for owner, name in self._attributes if isinstance(value := owner.get(name), Tensor)]
+        named = [*self._model.named_parameters(), *self._model.named_buffers()]
+        weights = [tensor for name, tensor in named if name not in self._rewritten]
+        watched = [held for path, held in self._attributes.items() if path not in self._rewritten]
+        attributes = [value for owner, name in watched if isinstance(value := owner.get(name), Tensor)]
         return _versions(weights), _versions(attributes)
 
     def _current_params(self, captured: Captured) -> dict[str, Tensor]:
@@ -287,7 +290,7 @@ class CompiledModel:
 
     def _specialization(self, call: BoundCall) -> Specialization:
         entries = self._specializations.setdefault(call.signature, [])
-        changed: list[str] = []
+        values: dict[tuple[str, int], set[Hashable]] = {}
         for found in entries:
             guards = found.captured.guards
             index = guards.changed(found.captured.params, call.tensors) if guards else None
@@ -295,12 +298,14 @@ class CompiledModel:
                 entries.append(entries.pop(entries.index(found)))
                 found.calls += 1
                 return found
-            changed.append(guards.describe(index))
-        if sum(found.calls == 1 for found in entries) > MOST_RECAPTURES:
-            raise CaptureError(
-                f"the model was captured {len(changed)} times, and again a value differs: {changed[-1]}",
-                hint="pass this value as a Python number, or compute it with tensor ops",
-            )
+            if found.calls == 1:
+                values.setdefault(guards.name(index), set()).add(guards.value(index))
+        for (guard, _), known in values.items():
+            if len(known) > MOST_RECAPTURES:
+                raise CaptureError(
+                    f"the model was captured for {len(known)} values of one guard, and now it has another: {guard}",
+                    hint="pass this value as a Python number, or compute it with tensor ops",
+                )
         made = self._compile(call)
         made.calls = 1
         entries.append(made)
@@ -317,6 +322,9 @@ class CompiledModel:
         args, kwargs = call.arguments([tensor.to(place) for tensor in call.tensors])
         self._versions = self._read_versions()
         captured = self._with_own_constants(capture(self._model, tuple(args), kwargs, verify=settings.verify))
+        if not captured.report.rewritten <= self._rewritten:
+            self._rewritten |= captured.report.rewritten  # what every call sets anew, the model does not depend on
+            self._versions = self._read_versions()
         timing = Timing()
         watchers: list[Instrument] = [timing]
         if settings.dump:

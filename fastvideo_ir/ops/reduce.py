@@ -123,8 +123,8 @@ define(
 )
 define(
     """
-    softmax.int _softmax.default log_softmax.int _log_softmax.default special_softmax.default cumprod.default
-    cummax.default cummin.default logcumsumexp.default sort.default
+    softmax.int _softmax.default _safe_softmax.default log_softmax.int _log_softmax.default special_softmax.default
+    cumprod.default cummax.default cummin.default logcumsumexp.default sort.default
     sort.stable argsort.default
     """,
     along_dim_rule,

@@ -53,6 +53,7 @@ class CaptureReport:
         verified: "bit-equal", "eager does not repeat itself (max diff ...)", or "not verified".
         seconds: in all.
         eager_calls: module calls that stay Python.
+        rewritten: attributes and buffers that every run of the model sets anew, by path.
     """
 
     strategy: str
@@ -60,6 +61,7 @@ class CaptureReport:
     verified: str
     seconds: float
     eager_calls: tuple[ModuleCall, ...] = ()
+    rewritten: frozenset[str] = frozenset()
 
 
 @dataclass
@@ -109,6 +111,7 @@ def capture(model: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any], *, 
     state = PythonState(module)
     with torch.inference_mode(False), torch.no_grad(), _plain_modules(), _generators_kept():
         captured = _capture(module, state, args, kwargs, verify)
+    captured.report = replace(captured.report, rewritten=state.rebound)
     state.warn()
     warn_of(captured.report.eager_calls, module)
     return captured

@@ -71,6 +71,12 @@ class EscapeRecorder(TraceWatch):
             args = (args[0], _without_masks(args[1]), *args[2:])
         elif name == "masked_select":
             return _select(*args, **kwargs)
+        elif name == "one_hot" and _classes(*args, **kwargs) == -1:
+            return self._one_hot(args[0] if args else kwargs["tensor"])
+        elif name == "tensor_split" and isinstance(places := _places(args, kwargs), torch.Tensor):
+            _mark(places, name)
+            kwargs = {"dim": args[2]} if len(args) > 2 else {key: kwargs[key] for key in ("dim",) if key in kwargs}
+            return func(args[0], _listed(places), **kwargs)
         elif name == "repeat_interleave" and _repeats(args, kwargs) is not None:
             return _repeat(*args, **kwargs)
         elif _has_dynamic_shape(name, args, kwargs):
@@ -94,6 +100,30 @@ class EscapeRecorder(TraceWatch):
             answer = args[0].ne(0)
         _mark(answer, name)
         return bool(answer.item())
+
+    @staticmethod
+    def _one_hot(indices: torch.Tensor) -> torch.Tensor:
+        """With as many classes as the largest index asks for, which is all that is read."""
+        largest = indices.max()
+        _mark(largest, "one_hot")
+        with disable_proxy_modes_tracing():
+            classes = int(largest.item()) + 1
+        return torch.nn.functional.one_hot(indices, classes)
+
+
+def _classes(tensor: torch.Tensor, num_classes: int = -1) -> int:
+    """The number of classes that ``one_hot`` is called with."""
+    return num_classes
+
+
+def _places(args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
+    """Where ``tensor_split`` cuts."""
+    return args[1] if len(args) > 1 else kwargs.get("tensor_indices_or_sections", kwargs.get("indices_or_sections"))
+
+
+def _listed(places: torch.Tensor) -> Any:
+    with disable_proxy_modes_tracing():
+        return places.tolist()
 
 
 def _name(func: Any) -> str:

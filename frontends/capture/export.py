@@ -14,6 +14,7 @@ from fastvideo_ir.errors import FastVideoError
 from fastvideo_ir.program import ParamKind
 
 from .eager_calls import Reason
+from .flex import open_flex_attention
 from .location import Locator
 from .quiet import quiet
 from .signature import BoundCall
@@ -42,7 +43,7 @@ def export(model: nn.Module, call: BoundCall, *, strict: bool) -> Trace:
     locator = Locator(model)
     flat = FlatModel(model, call, nullcontext if strict else lambda: TraceWatch(locator.is_own))
     try:
-        with torch.no_grad(), quiet(), fx_traceback.preserve_node_meta(), restored(model):
+        with torch.no_grad(), quiet(), fx_traceback.preserve_node_meta(), restored(model), open_flex_attention():
             exported = torch.export.export(flat, tuple(call.tensors), strict=strict)
     except FastVideoError:
         raise

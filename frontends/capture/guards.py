@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Collection, Hashable, Mapping, Sequence
 from dataclasses import dataclass
 
 import torch
@@ -55,6 +55,16 @@ class Guards:
         """What was read where, for an error text."""
         return f"{self.readers[index]} in {self.locations[index]}"
 
+    def name(self, index: int) -> tuple[str, int]:
+        """Tells a value from all others, in every capture alike: what was read where, and for the how manieth time."""
+        text = self.describe(index)
+        return text, sum(self.describe(earlier) == text for earlier in range(index))
+
+    def value(self, index: int) -> Hashable:
+        """The value while tracing."""
+        expected = self.expected[index]
+        return tuple(expected.shape), tuple(expected.flatten().tolist())
+
 
 def make_guards(
     program: Program,
@@ -77,7 +87,8 @@ def make_guards(
             stay_eager.setdefault(location.module, reason_to_stay(reader, location, cause))
     if stay_eager:
         raise MustStayEagerError(stay_eager)
-    expected = tuple(ir.interpreter.evaluate(program, params, inputs))
+    # Copies: the caller may write to an input, and weights may be updated, in place.
+    expected = tuple(value.clone() for value in ir.interpreter.evaluate(program, params, inputs))
     return Guards(program, expected, tuple(readers), tuple(locations))
 
 

@@ -30,12 +30,18 @@ class PythonState:
         self._attributes: list[tuple[str, dict[str, Any], dict[str, Any]]] = []
         self._containers: list[tuple[str, Any, Any]] = []
         self._noticed: dict[str, None] = {}
+        self._rebound: set[str] = set()
         for path, module in model.named_modules():
             self._remember(path, vars(module))
             self._remember(path, module._buffers)
             for name, value in vars(module).items():
                 if name not in _OF_EVERY_MODULE and _is_plain_object(value):
                     self._remember(_join(path, name), vars(value))
+
+    @property
+    def rebound(self) -> frozenset[str]:
+        """Attributes that were bound to another object while :meth:`kept` was entered."""
+        return frozenset(self._rebound)
 
     def changed(self) -> list[str]:
         """What is no longer as it was, by path."""
@@ -65,6 +71,7 @@ class PythonState:
             yield
         finally:
             self._noticed |= dict.fromkeys(self._changed_values())
+            self._rebound |= {_join(path, name) for path, _, name, _, _ in self._other_attributes()}
             self.restore()
 
     def warn(self) -> None:

@@ -20,6 +20,7 @@ from fastvideo_ir.program import ParamKind
 from .eager_calls import EagerCalls, Reason
 from .escapes import EscapeRecorder
 from .export import reason_of
+from .flex import open_flex_attention
 from .location import Locator
 from .module_stack import ModuleStack
 from .quiet import quiet
@@ -67,6 +68,7 @@ def trace_with_real_values(model: nn.Module, call: BoundCall, stay_eager: Mappin
             quiet(),
             fx_traceback.preserve_node_meta(),
             stack.followed(),
+            open_flex_attention(),
             unchanged(model, call, inputs),
         ):
             traced = tracer(*(source.tensor for source in weights), *inputs)

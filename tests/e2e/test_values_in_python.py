@@ -36,5 +36,5 @@ def test_values_that_change_with_every_call_are_refused() -> None:
     with fastvideo.compile(Branches().eval(), device="cpu") as compiled:
         for length in range(1, 5):
             compiled(torch.randn(2, 16, 4), torch.tensor(length))
-        with pytest.raises(ir.errors.CaptureError, match="captured 4 times, and again a value differs"):
+        with pytest.raises(ir.errors.CaptureError, match="captured for 4 values of one guard, and now it has another"):
             compiled(torch.randn(2, 16, 4), torch.tensor(5))

@@ -2,12 +2,17 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 import pytest
 import torch
 from torch import Tensor, nn
+from torch.nn.attention import SDPBackend, sdpa_kernel
 
+import fastvideo
 from fastvideo.frontends.capture import capture
 from fastvideo.frontends.capture.python_state import FrozenStateWarning
+from fastvideo_ir.errors import InvalidArgumentError
 
 
 class Counting(nn.Module):
@@ -25,6 +30,74 @@ def test_attribute_that_changes_is_warned_of_by_name_and_put_back() -> None:
     with pytest.warns(FrozenStateWarning, match=r"Counting changes calls while it runs; a compiled model has no side"):
         capture(model, (torch.randn(3, 4),), {})
     assert model.calls == 0
+
+
+class Averaging(nn.Module):
+    """Mixes its result with that of the call before."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.linear, self.last = nn.Linear(4, 4), None
+
+    def forward(self, x: Tensor) -> Tensor:
+        now = self.linear(x)
+        result: Tensor = now if self.last is None else (now + self.last) / 2
+        self.last = result * 1.5
+        return result
+
+
+class Skipping(nn.Module):
+    """Leaves its layer out at every second call, and remembers calls in a list."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.linear, self.calls = nn.Linear(4, 4), [0]
+
+    def forward(self, x: Tensor) -> Tensor:
+        self.calls.append(len(self.calls))
+        return self.linear(x) if len(self.calls) % 2 else x * 2
+
+
+@pytest.mark.parametrize(("kind", "name"), [(Averaging, "last"), (Skipping, "calls")])
+def test_model_whose_result_depends_on_the_call_before_is_refused(kind: type[nn.Module], name: str) -> None:
+    model = kind().eval()
+    with pytest.raises(InvalidArgumentError) as caught:
+        capture(model, (torch.randn(3, 4),), {})
+    assert f"{kind.__name__} remembers {name} from call to call" in str(caught.value)
+    assert model.last is None if kind is Averaging else model.calls == [0]
+
+
+@pytest.mark.parametrize(
+    "wrap",
+    [
+        nn.utils.weight_norm,
+        nn.utils.parametrizations.weight_norm,
+        nn.utils.spectral_norm,
+        nn.utils.parametrizations.spectral_norm,
+    ],
+    ids=["weight-hook", "weight-parametrization", "spectral-hook", "spectral-parametrization"],
+)
+@pytest.mark.filterwarnings("ignore:.*weight_norm. is deprecated:FutureWarning")
+def test_weight_that_a_hook_sets_anew_may_be_set_by_eager_calls_too(wrap: Callable[[nn.Module], nn.Module]) -> None:
+    model = nn.Sequential(wrap(nn.Linear(4, 4))).eval()
+    with fastvideo.compile(model, device="cpu") as compiled, torch.no_grad():
+        for seed in range(2):
+            x = torch.randn(3, 4, generator=torch.Generator().manual_seed(seed))
+            assert torch.equal(compiled(x), model(x))
+        model[0].bias.add_(1)
+        with pytest.raises(InvalidArgumentError, match="weights have changed"):
+            compiled(x)
+
+
+def test_attention_kernels_of_the_models_choice_do_not_count_against_a_capture() -> None:
+    class Model(nn.Module):
+        def forward(self, x: Tensor) -> Tensor:
+            with sdpa_kernel(SDPBackend.MATH):
+                return nn.functional.scaled_dot_product_attention(x, x, x)
+
+    captured = capture(Model().eval(), (torch.randn(2, 4, 61, 16),), {})
+    assert captured.report.strategy == "export"
+    assert captured.report.verified.startswith("bit-equal")
 
 
 def test_model_that_keeps_still_is_not_warned_of(recwarn: pytest.WarningsRecorder) -> None:

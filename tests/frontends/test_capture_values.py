@@ -11,6 +11,7 @@ import pytest
 import torch
 from torch import nn
 
+import fastvideo
 from fastvideo.frontends.capture import capture
 from fastvideo.frontends.capture import driver as capture_driver
 from fastvideo_ir.errors import CaptureError, InvalidArgumentError
@@ -63,7 +64,21 @@ def repeats_flat_and_selects(self: nn.Module, x: Tensor, mask: Tensor) -> tuple[
     return torch.repeat_interleave(y[:, 0, 0], mask.sum(1)), y.masked_select(mask[..., None])
 
 
+def encodes_classes(self: nn.Module, x: Tensor, mask: Tensor) -> Tensor:
+    return torch.nn.functional.one_hot(mask.sum(1)).to(x.dtype).sum(0) * self.layer(x).sum()
+
+
+def splits_at(self: nn.Module, x: Tensor, mask: Tensor) -> Tensor:
+    return torch.tensor_split(self.layer(x), mask[0].sum().reshape(1), dim=1)[0]
+
+
+def counts_as_index(self: nn.Module, x: Tensor, mask: Tensor) -> Tensor:
+    total = sum((self.layer(x) for _ in range(mask[0].sum())), torch.zeros_like(x))
+    return total[:, [4, 3, 2, 1, 0][min(mask[0].sum(), 4) :]] * (1 in mask[0, 3:])
+
+
 READERS = [
+    encodes_classes, splits_at, counts_as_index,
     branches, cuts_at_item, cuts_at_tolist, reads_numpy, compares, indexes_with_mask, writes_with_mask, repeats,
     repeats_flat_and_selects,
 ]  # fmt: skip
@@ -102,6 +117,63 @@ def test_masked_models_need_no_guard_where_the_mask_stays_in_the_graph() -> None
     assert captured.guards is None
     with torch.no_grad():
         assert_same(run(captured, x, ~mask), module(forward, **LAYER)(x, ~mask))
+
+
+def cuts_and_doubles(self: nn.Module, x: Tensor, sizes: Tensor) -> Tensor:
+    y = self.layer(x)[: int(sizes[0])]  # the line
+    return y * 2 if sizes[1] > 0 else y if sizes[2] > 0 else -y
+
+
+def test_a_guard_that_changes_captures_again_and_one_that_changes_too_often_is_named() -> None:
+    model, x = module(cuts_and_doubles, **LAYER), torch.randn(6, 4)
+    with fastvideo.compile(model, device="cpu") as compiled, torch.no_grad():
+        for sizes in [
+            (1, 0, 0),
+            (2, 0, 0),
+            (2, 1, 0),
+            (2, 0, 1),
+            (3, 1, 0),
+            (1, 0, 0),
+            (4, 0, 1),
+            (2, 1, 0),
+            (5, 0, 0),
+        ]:
+            assert_same(compiled(x, torch.tensor(sizes)), model(x, torch.tensor(sizes)))
+        assert len(compiled.programs) == 7, "what was captured once is not captured again"
+        lines, first = inspect.getsourcelines(cuts_and_doubles)
+        line = first + next(number for number, text in enumerate(lines) if "# the line" in text)
+        with pytest.raises(CaptureError) as caught:
+            compiled(x, torch.tensor([6, 0, 0]))
+        found = "the model was captured for 4 values of one guard, and now it has another: __int__ in . at "
+        assert str(caught.value).startswith(f"{found}{__file__}:{line} (")
+        assert_same(compiled(x, torch.tensor([3, 1, 0])), model(x, torch.tensor([3, 1, 0])))
+
+
+def test_an_input_that_is_written_to_between_calls_is_noticed() -> None:
+    def forward(self: nn.Module, x: Tensor, sizes: Tensor) -> Tensor:
+        return torch.cat([piece.flip(0) for piece in self.layer(x).split(sizes.tolist())])
+
+    model, x, sizes = module(forward, **LAYER), torch.randn(6, 4), torch.tensor([2, 4])
+    with fastvideo.compile(model, device="cpu") as compiled, torch.no_grad():
+        for value in (2, 5, 2):
+            sizes.copy_(torch.tensor([value, 6 - value]))
+            assert_same(compiled(x, sizes), model(x, sizes))
+        assert len(compiled.programs) == 2
+
+
+def test_a_value_of_weights_alone_is_a_guard_that_follows_their_update() -> None:
+    def forward(self: nn.Module, x: Tensor) -> Tensor:
+        return self.layer(x) * self.scale.item() if self.scale > 0 else x
+
+    model = module(forward, scale=nn.Parameter(torch.tensor(2.0)), **LAYER)
+    x = torch.randn(2, 5, 4)
+    with fastvideo.compile(model, device="cpu") as compiled, torch.no_grad():
+        for value in (2.0, -1.0, 3.0, 2.0):
+            model.scale.fill_(value)
+            if compiled.programs:
+                compiled.update_weights()
+            assert_same(compiled(x), model(x))
+        assert len(compiled.programs) == 3
 
 
 def branches_on_activations(self: nn.Module, x: Tensor) -> Tensor:

@@ -70,8 +70,14 @@ CASES = [
     case("linalg_vector_norm.default", lambda d: call(d.real("bsc"), 3, [0]), "01"),
     case("linalg_vector_norm.default", lambda d: call(d.real("bsc")), statistics=[0, 1, 2]),
     case("logsumexp.default", lambda d: call(d.real("bsc"), [1]), "01"),
-    *(case(name, lambda d: call(d.real("bsc"), -1), "01") for name in ("softmax.int", "log_softmax.int")),
-    *(case(name, lambda d: call(d.real("bsc"), 1), "02") for name in ("softmax.int", "log_softmax.int")),
+    *(
+        case(name, lambda d: call(d.real("bsc"), -1), "01")
+        for name in ("softmax.int", "_safe_softmax.default", "log_softmax.int")
+    ),
+    *(
+        case(name, lambda d: call(d.real("bsc"), 1), "02")
+        for name in ("softmax.int", "_safe_softmax.default", "log_softmax.int")
+    ),
     *(
         case(name, lambda d: call(d.real("bsc"), 1, False), "02")
         for name in ("_softmax.default", "_log_softmax.default")

@@ -23,6 +23,7 @@ from .extension import check_importable, load_plugins, worker_plugins
 from .frontends.capture import Captured, Signature, capture
 from .frontends.capture.checks import check_model
 from .frontends.capture.signature import BoundCall, bind
+from .model_state import ModelState
 from .parallel import Parallel
 from .passes.pipelines import resolve_pipeline
 from .report import Report, report_of
@@ -34,7 +35,6 @@ __all__ = ["CompiledModel", "Parallel", "compile"]
 
 MOST_RECAPTURES = 3  # for values of one guard that served one call each: then the next will not come again either
 MOST_VALUES = 8  # programs kept for one signature; that which was not used for longest goes first
-Versions = list[tuple[int, int, int]]
 
 
 def compile(
@@ -107,14 +107,7 @@ class CompiledModel:
         self._group: WorkerGroup | None = None
         self._lock = threading.RLock()
         self._closed = False
-        self._attributes = {
-            f"{path}.{name}".lstrip("."): (vars(module), name)
-            for path, module in model.named_modules()
-            for name, value in vars(module).items()
-            if isinstance(value, Tensor)
-        }
-        self._rewritten: frozenset[str] = frozenset()
-        self._versions = self._read_versions()
+        self._state = ModelState(model)
         self._constants = 0
         self._step: int | None = None
         self.extra_outputs: list[Any] = []
@@ -206,7 +199,7 @@ class CompiledModel:
                 for found in kept:
                     found.executor.close()
                     found.executor = self._executor(found.program, found.captured.params)
-            self._versions = self._read_versions()
+            self._state.accept()
 
     def close(self) -> None:
         """End the ranks and let go of the programs. Idempotent; also done when the interpreter ends."""
@@ -247,19 +240,11 @@ class CompiledModel:
         self._refuse_if_closed()
         if self._model.training:
             raise InvalidArgumentError("the model is in training mode", hint="call model.eval()")
-        if any(self._specializations.values()) and self._read_versions() != self._versions:
+        if any(self._specializations.values()) and self._state.changed:
             raise InvalidArgumentError(
                 "the model's weights have changed since it was compiled",
                 hint="call update_weights() after changing them",
             )
-
-    def _read_versions(self) -> tuple[Versions, Versions]:
-        """What tells one state of the weights, and of tensors that are plain attributes, from another."""
-        named = [*self._model.named_parameters(), *self._model.named_buffers()]
-        weights = [tensor for name, tensor in named if name not in self._rewritten]
-        watched = [held for path, held in self._attributes.items() if path not in self._rewritten]
-        attributes = [value for owner, name in watched if isinstance(value := owner.get(name), Tensor)]
-        return _versions(weights), _versions(attributes)
 
     def _current_params(self, captured: Captured) -> dict[str, Tensor]:
         """The model's tensors of today for what the program reads; constants of the trace are not among them."""
@@ -270,7 +255,7 @@ class CompiledModel:
 
     def _forget_outgrown(self) -> None:
         """Drop programs that the model no longer fits: weights of another dtype, shape or name, other attributes."""
-        same_attributes = self._read_versions()[1] == self._versions[1]
+        same_attributes = not self._state.attributes_changed
         for entries in self._specializations.values():
             for found in list(entries):
                 current, program = self._current_params(found.captured), found.captured.program
@@ -320,11 +305,9 @@ class CompiledModel:
         if settings.parallel is not None:
             settings.parallel.check_inputs(call.paths, call.tensors)
         args, kwargs = call.arguments([tensor.to(place) for tensor in call.tensors])
-        self._versions = self._read_versions()
+        self._state.accept()
         captured = self._with_own_constants(capture(self._model, tuple(args), kwargs, verify=settings.verify))
-        if not captured.report.rewritten <= self._rewritten:
-            self._rewritten |= captured.report.rewritten  # what every call sets anew, the model does not depend on
-            self._versions = self._read_versions()
+        self._state.accept(ignored=captured.report.rewritten)
         timing = Timing()
         watchers: list[Instrument] = [timing]
         if settings.dump:
@@ -395,8 +378,3 @@ class CompiledModel:
     def _all_params(self) -> dict[str, Tensor]:
         entries = [found for several in self._specializations.values() for found in several]
         return {source: tensor for found in entries for source, tensor in found.captured.params.items()}
-
-
-def _versions(tensors: Sequence[Tensor]) -> Versions:
-    """Changes when a tensor is replaced, written to, or given another storage; that may move, as when it is shared."""
-    return [(id(t), 0 if t.is_inference() else t._version, t.untyped_storage()._cdata) for t in tensors]

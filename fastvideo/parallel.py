@@ -33,6 +33,8 @@ class Parallel:
         placements: per input, and per mesh axis, the dim that the axis cuts, or None where every rank keeps the input
             whole: ``{"hidden_states": {"sp": 1}}``. The planner decides everything else around it. An input inside of
             a container is named by its path, e.g. ``states[0]``.
+        shard_params: True: of a param that all ranks of an axis need, each stores a piece, and a block's params are
+            gathered right before it runs (as in ZeRO-3 and FSDP). None: where the device's memory is too small without.
 
     Raises:
         InvalidArgumentError: a size or a placement that can never work.
@@ -45,6 +47,7 @@ class Parallel:
     dp: int = 1
     ring: int = 1
     placements: Mapping[str, Mapping[str, int | None]] = field(default_factory=dict, hash=False)
+    shard_params: bool | None = None
 
     def __post_init__(self) -> None:
         for axis in AXES:
@@ -58,6 +61,13 @@ class Parallel:
             )
         for name, dims in self.placements.items():
             self._check_placement(name, dims)
+        if self.shard_params is not None and not isinstance(self.shard_params, bool):
+            raise InvalidArgumentError(f"Parallel(shard_params={self.shard_params!r}): expected True, False or None")
+        if self.shard_params and self.num_ranks == self.tp:
+            raise InvalidArgumentError(
+                "shard_params=True needs an axis whose ranks hold the same params: sp, ring, cfg or dp",
+                hint="tp cuts them already",
+            )
         object.__setattr__(self, "placements", {name: dict(dims) for name, dims in self.placements.items()})
 
     def _check_placement(self, name: str, dims: object) -> None:

@@ -19,6 +19,7 @@ from .passes.pipelines import Target, resolve_pipeline
 from .passes.planner.cost import Hardware
 from .passes.planner.hardware import AUTO, named_hardware
 from .passes.quantize_linear import QuantizeLinear
+from .passes.shard_params import ShardParams
 from .runtime.devices import resolve_device
 
 BACKEND_VARIABLE = "FASTVIDEO_ATTENTION_BACKEND"
@@ -70,6 +71,7 @@ class Settings:
             self.attention_backend,
             quantization=self.quantization,
             hardware=self.hardware,
+            shard_params=self.parallel.shard_params if self.parallel else None,
         )
 
 
@@ -134,6 +136,11 @@ def resolve_settings(
         raise InvalidArgumentError(
             f"quantization={quantization!r} has no effect: the passes that were given lack {QuantizeLinear.name!r}",
             hint="start passes from 'default', or leave quantization out",
+        )
+    if parallel is not None and parallel.shard_params and not any(isinstance(step, ShardParams) for step in steps):
+        raise InvalidArgumentError(
+            f"shard_params=True has no effect: the passes that were given lack {ShardParams.name!r}",
+            hint="start passes from 'default', or leave shard_params out",
         )
     return settings
 

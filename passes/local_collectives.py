@@ -5,6 +5,7 @@ unpacking with the ops behind.
 
 from __future__ import annotations
 
+import itertools
 import math
 from collections.abc import Callable, Sequence
 from typing import Any
@@ -25,6 +26,7 @@ class Expansion:
         self._rewriter = rewriter
         self._node = node
         self._mesh, self._at = rewriter.program.mesh, rewriter.program.coordinates
+        self._anchor = node
         self._operands = tensor_operands(node)
         self._results = [kind for kind in result_types(node) if kind is not None]
         axis = node.args[1]
@@ -49,6 +51,19 @@ class Expansion:
                 self._replace_row(self._gather())
             case _:
                 self._replace_row(self._exchange())
+
+    def _first_readers(self) -> dict[int, fx.Node]:
+        """Per element of the row, the first node that takes it out."""
+        found: dict[int, fx.Node] = {}
+        waiting, node = len(self._node.users), self._node.next
+        while waiting:
+            if node in self._node.users:
+                number = node.args[1]
+                assert isinstance(number, int)
+                found.setdefault(number, node)
+                waiting -= 1
+            node = node.next
+        return found
 
     def _replace_row(self, values: Sequence[fx.Node]) -> None:
         for user in list(self._node.users):
@@ -106,15 +121,21 @@ class Expansion:
         return [sum(column) for column in zip(*numels, strict=True)], numels
 
     def _assemble(self, received: fx.Node, numels: list[list[int]]) -> list[fx.Node]:
-        """The values, out of a buffer that holds peer after peer, and of each peer value after value."""
+        """The values, out of a buffer that holds peer after peer, and of each peer value after value.
+
+        Each is put together where it is first asked for, so that a transfer may be under way until then.
+        """
         peers = self._moves[0].peers
-        pieces = self._parts(received, [row[peer] for peer in peers for row in numels])
+        ends = list(itertools.accumulate(row[peer] for peer in peers for row in numels))
+        readers = self._first_readers()
         values = []
         for number, (move, kind) in enumerate(zip(self._moves, self._results, strict=True)):
+            self._anchor = readers.get(number, self._node)
             chunks = []
             for peer in peers:
                 shape = move.chunk_shape(move.peer(peer), self._at)
-                piece = pieces[peer * len(numels) + number]
+                end = ends[peer * len(numels) + number]
+                (piece,) = self._slices(received, 0, [(end - math.prod(shape), end)])
                 chunks.append(self._insert(ir.TensorType(kind.dtype, shape), aten.reshape.default, piece, list(shape)))
             values.append(
                 self._sum(chunks, kind) if move.gathered_dim is None else self._interleave(chunks, move, kind)
@@ -205,4 +226,4 @@ class Expansion:
         return self._local(ir.tensor_type(node))
 
     def _insert(self, kind: ir.TensorType, target: Callable[..., Any], *args: Any) -> fx.Node:
-        return self._rewriter.insert(target, args, before=self._node, sources=(self._node,), type=kind)
+        return self._rewriter.insert(target, args, before=self._anchor, sources=(self._node,), type=kind)

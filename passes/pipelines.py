@@ -29,6 +29,7 @@ from .quantize_linear import Evaluate, QuantizeLinear
 from .recognize_attention import RecognizeAttention
 from .registry import DEFAULT, known_passes
 from .select_attention_backend import SelectAttentionBackend
+from .shard_params import ShardParams
 from .sliding_tile_attention import SlidingTileAttention
 from .tile_order import TileOrder
 
@@ -42,6 +43,7 @@ class Target:
         device: device type, e.g. ``"cuda"``.
         attention_backend: a registered name, a backend with its options, or ``"auto"``.
         quantization: format of linear layers, ``"fp8"`` or ``"int8"``; None for none.
+        shard_params: whether ranks share the params that all of them need; None: where memory is the limit.
         evaluate: runs a program on the inputs that it is compiled for; passes measure with it. None: nothing to run.
         hardware: rates of the devices and their links.
     """
@@ -50,6 +52,7 @@ class Target:
     device: str = "cpu"
     attention_backend: attention.Wish = attention.AUTO
     quantization: str | None = None
+    shard_params: bool | None = None
     evaluate: Evaluate | None = field(default=None, repr=False, compare=False)
     hardware: Hardware = field(default_factory=Hardware)
 
@@ -71,6 +74,7 @@ def default_pipeline(target: Target) -> list[ir.Pass]:
         ExpandStatistics(),
         LowerReshards(),
         PackCollectives(),
+        *_memory_savers(target),
     ]
 
 
@@ -83,6 +87,14 @@ def _attention(target: Target) -> list[ir.Pass]:
             SelectAttentionBackend(device=target.device),
         ]
     return [SelectAttentionBackend(backend=target.attention_backend, device=target.device)]
+
+
+def _memory_savers(target: Target) -> list[ir.Pass]:
+    if target.shard_params is False or target.ranks == 1:
+        return []
+    on_cpu = target.device == "cpu"  # where ranks share what memory there is
+    memory = 0 if on_cpu else target.hardware.memory
+    return [ShardParams(always=target.shard_params is True, memory=memory, device=target.device)]
 
 
 def _approximations(target: Target) -> list[ir.Pass]:

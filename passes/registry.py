@@ -19,6 +19,7 @@ from .plan_sharding import PlanSharding
 from .quantize_linear import QuantizeLinear
 from .recognize_attention import RecognizeAttention
 from .select_attention_backend import SelectAttentionBackend
+from .shard_params import ShardParams
 from .sliding_tile_attention import SlidingTileAttention
 from .tile_order import TileOrder
 
@@ -40,6 +41,7 @@ BUILT_IN: tuple[type[ir.Pass], ...] = (
     ExpandStatistics,
     LowerReshards,
     PackCollectives,
+    ShardParams,
 )
 _registered: dict[str, type[ir.Pass]] = {}
 

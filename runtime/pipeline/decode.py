@@ -25,7 +25,7 @@ class DecodeStage(Stage):
         options: dict[str, Any] = {}
         if vae.config.get("timestep_conditioning"):
             latents = self._mix_noise(state, latents)
-            options["temb"] = torch.tensor([state.request.decode_timestep], device=latents.device, dtype=latents.dtype)
+            options["temb"] = torch.tensor([state.request.decode_timestep], device=latents.device, dtype=vae.dtype)
         video = vae.value.decode(latents.to(vae.dtype), **options, return_dict=False)[0][0].float()
         self.refuse_non_finite(video, "the decoded video holds NaN or infinity", "try dtype={'vae': 'float32'}")
         pixels = ((video / 2 + 0.5).clamp(0, 1) * 255).round().to(torch.uint8)
@@ -46,14 +46,13 @@ class DecodeStage(Stage):
         latents, request, geometry = state.latents, state.request, self.context.geometry
         assert latents is not None and state.latent_frames is not None
         if latents.ndim == 3:  # tokens
-            time, height, width = geometry.patch_size
-            assert height == width
+            time, size, _ = geometry.patch_size
             latents = self.context.reference._unpack_latents(
                 latents,
                 state.latent_frames,
                 request.height // geometry.spatial_factor,
                 request.width // geometry.spatial_factor,
-                height,
+                size,
                 time,
             )
         elif self.context.family.channel_dim == 2:

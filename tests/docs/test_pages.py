@@ -58,7 +58,10 @@ def test_types_parse_and_print_back(text: str) -> None:
     assert str(ir.types.parse_type(text)) == text
 
 
-@pytest.mark.parametrize(("page", "example"), [("tutorial-pass", "my_pass"), ("tutorial-backend", "my_backend")])
+@pytest.mark.parametrize(
+    ("page", "example"),
+    [("tutorial-pass", "my_pass"), ("tutorial-backend", "my_backend"), ("tutorial-pipeline", "my_pipeline")],
+)
 def test_tutorials_show_the_examples(page: str, example: str) -> None:
     source = (ROOT / "examples" / f"{example}.py").read_text(encoding="utf-8")
     shown = blocks(DOCS / f"{page}.md", "python")

@@ -10,34 +10,16 @@ import torch
 import fastvideo_ir as ir
 from fastvideo import VideoGenerator
 from fastvideo.frontends import loading
-from fastvideo.pipeline import ComposedPipelineBase, GenerationState, StageContext
-from fastvideo.stages import Stage, StandardStages
+from fastvideo.pipeline import ComposedPipelineBase, StageContext
+from fastvideo.stages import StandardStages
 
+from .conftest import load_example
 from .small_request import SMALL, small_request
 
 Components = dict[str, loading.Component]
 
 
-class Dim(Stage):
-    """Halves the brightness."""
-
-    requires = ("frames",)
-    provides = ("frames",)
-
-    def run(self, state: GenerationState) -> None:
-        assert state.frames is not None
-        state.frames = state.frames // 2
-
-
-class MyPipeline(ComposedPipelineBase):
-    """As in the README: what denoising builds on comes with it."""
-
-    def create_pipeline_stages(self, args: StageContext) -> None:
-        assert args.family.name == "wan2.1-t2v"
-        StandardStages.add_text_encoding_stage(self)
-        StandardStages.add_transformer_stage(self)
-        StandardStages.add_vae_stage(self)
-        self.add_stage("my_custom_stage", Dim())
+MY_PIPELINE = load_example("my_pipeline")
 
 
 class EveryStage(ComposedPipelineBase):
@@ -56,19 +38,20 @@ class EveryStage(ComposedPipelineBase):
 
 def test_a_pipeline_of_three_standard_stages_and_one_of_ones_own(folder: Path) -> None:
     request = {**SMALL, "num_inference_steps": 1, "save_video": False, "return_frames": True}
-    with VideoGenerator.from_pretrained(folder, device="cpu", pipeline_class=MyPipeline) as generator:
+    with VideoGenerator.from_pretrained(folder, device="cpu", pipeline_class=MY_PIPELINE.MyPipeline) as generator:
         video = generator.generate_video(**request)
     with VideoGenerator.from_pretrained(folder, device="cpu") as generator:
         usual = generator.generate_video(**request)
     assert video.frames is not None and usual.frames is not None
-    assert (video.frames == usual.frames // 2).all()
-    assert set(video.seconds) == {*usual.seconds, "my_custom_stage"}
+    assert not video.frames[0].any() and (video.frames[-1] == usual.frames[-1]).all()
+    assert (video.frames[4] == usual.frames[4] // 2).all()
+    assert set(video.seconds) == {*usual.seconds, "fade_in"}
 
 
 def test_what_is_no_pipeline_class(folder: Path) -> None:
-    for wrong in ("MyPipeline", Dim, MyPipeline.create_pipeline_stages):
+    for wrong in ("MyPipeline", MY_PIPELINE.FadeIn, MY_PIPELINE.MyPipeline.create_pipeline_stages):
         with pytest.raises(ir.errors.InvalidArgumentError, match="must be a subclass of ComposedPipelineBase, got"):
-            VideoGenerator.from_pretrained(folder, pipeline_class=wrong)  # type: ignore[arg-type]
+            VideoGenerator.from_pretrained(folder, pipeline_class=wrong)
 
 
 def test_all_standard_stages(opened: loading.PipelineFolder, components: Components) -> None:

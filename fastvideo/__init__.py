@@ -14,8 +14,11 @@ if TYPE_CHECKING:
     from fastvideo_ir.errors import FastVideoError
 
     from .backends.attention import AttentionBackend, AttentionSite, No, SlidingTile, Yes
-    from .compiler import CompiledModel, Parallel, compile
+    from .compiler import CompiledModel, IdleRanksWarning
+    from .entry import compile
     from .extension import register_attention_backend, register_op, register_pass
+    from .parallel import Parallel
+    from .pipeline_compiler import CompiledPipeline
     from .runtime.pipeline import StepInfo
     from .sampling_param import SamplingParam
     from .video_generator import VideoGenerator
@@ -25,9 +28,11 @@ _HOMES = {
     "AttentionBackend": ".backends.attention",
     "AttentionSite": ".backends.attention",
     "CompiledModel": ".compiler",
+    "CompiledPipeline": ".pipeline_compiler",
     "FastVideoError": "fastvideo_ir.errors",
+    "IdleRanksWarning": ".compiler",
     "No": ".backends.attention",
-    "Parallel": ".compiler",
+    "Parallel": ".parallel",
     "Pass": "fastvideo_ir",
     "Program": "fastvideo_ir",
     "Rewriter": "fastvideo_ir",
@@ -38,7 +43,7 @@ _HOMES = {
     "VideoGenerator": ".video_generator",
     "VideoResult": ".video_result",
     "Yes": ".backends.attention",
-    "compile": ".compiler",
+    "compile": ".entry",
     "register_attention_backend": ".extension",
     "register_op": ".extension",
     "register_pass": ".extension",
@@ -50,7 +55,9 @@ __all__ = [
     "AttentionBackend",
     "AttentionSite",
     "CompiledModel",
+    "CompiledPipeline",
     "FastVideoError",
+    "IdleRanksWarning",
     "No",
     "Parallel",
     "Pass",

@@ -5,6 +5,7 @@ from __future__ import annotations
 import inspect
 import threading
 import time
+import warnings
 from collections.abc import Hashable, Sequence
 from dataclasses import replace
 from types import TracebackType
@@ -14,97 +15,43 @@ import torch
 from torch import Tensor, nn
 
 import fastvideo_ir as ir
-from fastvideo_ir.errors import CaptureError, FastVideoError, InvalidArgumentError, UnknownNameError
+from fastvideo_ir.errors import CaptureError, FastVideoError, IdleAxisError, InvalidArgumentError
 from fastvideo_ir.pass_manager import Dump, Instrument, Timing
 
-from .backends import attention
 from .comparison import Comparison, compare
-from .extension import check_importable, load_plugins, worker_plugins
 from .frontends.capture import Captured, Signature, capture
-from .frontends.capture.checks import check_model
 from .frontends.capture.signature import BoundCall, bind
 from .model_state import ModelState
-from .parallel import Parallel
 from .passes.pipelines import resolve_pipeline
+from .ranks import Ranks
 from .report import Report, report_of
-from .runtime.executors import Executor, LocalExecutor, SimulatedExecutor, WorkerGroup
-from .settings import Settings, resolve_settings
+from .settings import Settings
 from .specialization import Specialization, windows_of
-
-__all__ = ["CompiledModel", "Parallel", "compile"]
 
 MOST_RECAPTURES = 3  # for values of one guard that served one call each: then the next will not come again either
 MOST_VALUES = 8  # programs kept for one signature; that which was not used for longest goes first
 
 
-def compile(
-    model: nn.Module,
-    num_gpus: int | None = None,
-    *,
-    parallel: Parallel | None = None,
-    attention_backend: attention.Wish | None = None,
-    quantization: str | None = None,
-    executor: str = "auto",
-    device: str | torch.device | None = None,
-    passes: str | Sequence[Any] | None = None,
-    invariant: Sequence[str] = (),
-    verify: bool = True,
-) -> CompiledModel:
-    """Compile a model for inference on ``num_gpus`` ranks. Nothing about the model needs to be registered.
-
-    Capture and planning happen at the first call for each input signature (shapes, dtypes, non-tensor arguments).
-
-    Args:
-        model: in eval mode; stays as it is.
-        num_gpus: ranks that work on one call: CUDA devices, or processes on the CPU. None: as ``parallel`` says, or
-            one.
-        parallel: pins the division of the work; None lets the planner choose it.
-        attention_backend: a registered name, or a backend with options such as ``SlidingTile(window=(3, 3, 3))``, that
-            must run every attention; None or ``"auto"``: the first exact one that can. The environment variable
-            ``FASTVIDEO_ATTENTION_BACKEND`` stands in for None.
-        quantization: ``"fp8"`` or ``"int8"``: linear layers run on such codes where that pays and where their error, on
-            the first inputs of a signature, is small. None: none does.
-        executor: ``"auto"``, ``"local"`` (one rank, here), ``"simulated"`` (all ranks in this process), ``"mp"``.
-        device: None is CUDA where there is a GPU, otherwise the CPU.
-        passes: ``"default,my-pass{k=2},-other-pass"``, or passes in the order in which they run.
-        invariant: names of arguments that stay the same over many calls.
-        verify: check each capture bit for bit against the model, on the first inputs and on others. Without it nothing
-            is run to compile, so that approximate passes decide without measuring.
-
-    Raises:
-        InvalidArgumentError: an argument that can never work.
-        UnknownNameError: a backend, format, pass or executor that does not exist; tells the nearest.
-        BackendUnavailableError: the device cannot run the format.
-    """
-    load_plugins()
-    module = check_model(model)
-    arguments = inspect.signature(module.forward).parameters
-    if isinstance(invariant, str):
-        raise InvalidArgumentError(f"invariant={invariant!r} is one text; expected names, e.g. ({invariant!r},)")
-    for name in invariant:
-        if name not in arguments:
-            raise UnknownNameError(f"argument of {type(module).__name__}.forward", name, arguments)
-    if isinstance(parallel, Parallel):
-        parallel.check_names(inspect.signature(module.forward), type(module).__name__)
-    settings = resolve_settings(
-        num_gpus, parallel, attention_backend, executor, device, passes, invariant, verify, quantization
-    )
-    return CompiledModel(module, settings)
+class IdleRanksWarning(UserWarning):
+    """A part of a pipeline runs on one rank, since dividing it over all of them is not possible."""
 
 
 class CompiledModel:
-    """The model's own signature and return structure, run on the ranks it was compiled for; made by :func:`compile`.
+    """The model's own signature and return structure, run on the ranks it was compiled for.
 
-    Calls are serialised. Outputs come back on the inputs' device. Weights are read when a signature is compiled; a
-    later change is noticed and refused, see :meth:`update_weights`.
+    Made by :func:`fastvideo.compile`. Calls are serialised. Outputs come back on the inputs' device. Weights are read
+    when a signature is compiled; a later change is noticed and refused, see :meth:`update_weights`.
     """
 
-    def __init__(self, model: nn.Module, settings: Settings) -> None:
+    def __init__(
+        self, model: nn.Module, settings: Settings, ranks: Ranks | None = None, *, whole_if_idle: bool = False
+    ) -> None:
         self._model = model
         self.__signature__ = inspect.signature(model.forward)  # what inspect and editors show
         self._settings = settings
         self._specializations: dict[Signature, list[Specialization]] = {}
-        self._group: WorkerGroup | None = None
+        self._ranks = (ranks or Ranks()).join(settings)
+        self._whole_if_idle = whole_if_idle
         self._lock = threading.RLock()
         self._closed = False
         self._state = ModelState(model)
@@ -157,7 +104,7 @@ class CompiledModel:
             approximate = found.executor.run(found.with_windows(inputs, self._step))
             passes = resolve_pipeline(self._settings.passes, self._settings.target)
             program = self._planned(found.captured, [kept for step in passes if (kept := step.exact()) is not None])
-            with self._executor(program, found.captured.params) as executor:
+            with self._ranks.executor(program, found.captured.params) as executor:
                 exact = executor.run(inputs)
             return compare([name for step in passes if (name := step.approximates) is not None], approximate, exact)
 
@@ -192,13 +139,13 @@ class CompiledModel:
             kept = [found for entries in self._specializations.values() for found in entries]
             for found in kept:
                 found.captured.params.update(self._current_params(found.captured))
-            self._revive()
-            if self._group is not None:
-                self._group.update_params(self._all_params())
+            self._ranks.revive()
+            if self._ranks.group is not None:
+                self._ranks.update(self._all_params())
             else:
                 for found in kept:
                     found.executor.close()
-                    found.executor = self._executor(found.program, found.captured.params)
+                    found.executor = self._ranks.executor(found.program, found.captured.params)
             self._state.accept()
 
     def close(self) -> None:
@@ -209,9 +156,7 @@ class CompiledModel:
                 for found in entries:
                     found.executor.close()
             self._specializations.clear()
-            if self._group is not None:
-                self._group.close()
-                self._group = None
+            self._ranks.leave()
 
     def __enter__(self) -> Self:
         return self
@@ -228,7 +173,7 @@ class CompiledModel:
         for tensor, path in zip(call.tensors, call.paths, strict=True):
             if tensor.is_meta:
                 raise InvalidArgumentError(f"argument {path!r} is on the meta device: it has no values")
-        self._revive()
+        self._ranks.revive()
         found = self._specialization(call)
         return found, found.captured.call.flatten(args, kwargs)
 
@@ -268,10 +213,6 @@ class CompiledModel:
                 if not fits:
                     entries.remove(found)
                     found.executor.close()
-
-    def _revive(self) -> None:
-        if self._group is not None and not self._group.alive:
-            self._group.restart()
 
     def _specialization(self, call: BoundCall) -> Specialization:
         entries = self._specializations.setdefault(call.signature, [])
@@ -321,12 +262,20 @@ class CompiledModel:
                 given = inputs if windows is None else [*inputs, windows.table[0].to(place)]
                 return ir.interpreter.evaluate(program, captured.params, given, place)
 
-        passes = resolve_pipeline(
-            settings.passes, replace(settings.target, evaluate=evaluate if settings.verify else None)
-        )
-        program = self._planned(captured, passes, watchers)
+        target = replace(settings.target, evaluate=evaluate if settings.verify else None)
+        try:
+            program = self._planned(captured, resolve_pipeline(settings.passes, target), watchers)
+        except IdleAxisError as error:
+            if not self._whole_if_idle or settings.parallel is not None:
+                raise
+            warnings.warn(
+                f"{type(self._model).__name__} runs on one of {settings.num_ranks} ranks: {error.message}",
+                IdleRanksWarning,
+                stacklevel=2,
+            )
+            program = self._planned(captured, resolve_pipeline(settings.passes, replace(target, ranks=1)), watchers)
         windows = windows_of(program, captured.program, settings.attention_backend)
-        executor = self._executor(program, captured.params)
+        executor = self._ranks.executor(program, captured.params)
         return Specialization(captured, program, executor, timing, time.perf_counter() - start, windows=windows)
 
     def _planned(self, captured: Captured, passes: list[ir.Pass], watchers: Sequence[Instrument] = ()) -> ir.Program:
@@ -341,7 +290,7 @@ class CompiledModel:
                 f"the passes leave the program at stage {program.stage.name}; ranks need COMMUNICATING",
                 hint="start from 'default', or end with plan-sharding, insert-reshards, lower-reshards",
             )
-        if program.mesh.num_ranks != settings.num_ranks:
+        if program.mesh.num_ranks != settings.num_ranks and not self._whole_if_idle:
             raise InvalidArgumentError(
                 f"the passes leave the program with {program.mesh}, but it is compiled for {settings.num_ranks} ranks",
                 hint="keep choose-mesh among the passes, or pin the division with parallel=Parallel(...)",
@@ -361,19 +310,6 @@ class CompiledModel:
                     program.params[name] = ir.Param(renamed[param.source], param.kind)
         params = {renamed.get(source, source): tensor for source, tensor in captured.params.items()}
         return replace(captured, params=params)
-
-    def _executor(self, program: ir.Program, params: dict[str, Tensor]) -> Executor:
-        settings = self._settings
-        if settings.executor == "simulated":
-            return SimulatedExecutor(program, params, settings.device)
-        if settings.executor == "local":
-            return LocalExecutor(program, params, settings.device, generator=settings.codegen)
-        check_importable(program)
-        if self._group is None:
-            self._group = WorkerGroup(
-                settings.num_ranks, settings.device, plugins=worker_plugins(), generator=settings.codegen
-            )
-        return self._group.load(program, params)
 
     def _all_params(self) -> dict[str, Tensor]:
         entries = [found for several in self._specializations.values() for found in several]

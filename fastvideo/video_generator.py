@@ -17,9 +17,10 @@ import torch
 
 import fastvideo_ir as ir
 
-from .compiler import Parallel, compile
+from .entry import compile
 from .frontends import loading
 from .frontends.families import Family
+from .parallel import Parallel
 from .runtime.devices import resolve_device
 from .runtime.pipeline import ComposedPipeline, ComposedPipelineBase, GenerationRequest, StepCallback
 from .runtime.pipeline.output_file import OutputPlace, check_output

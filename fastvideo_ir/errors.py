@@ -74,6 +74,10 @@ class ShardingError(FastVideoError):
     """A placement, or a pinned parallelism, that is impossible for this program."""
 
 
+class IdleAxisError(ShardingError):
+    """A mesh axis that would divide too little of a program's work for its ranks to be of use."""
+
+
 class WorkerError(FastVideoError):
     """A rank died, raised or hung. Names the rank and carries its traceback."""
 

@@ -166,7 +166,7 @@ def _refuse_idle(plan: Plan, works: dict[fx.Node, Work], axis: str, parts: int) 
     total = sum(size.values())
     divided = sum(size[node] for node, strategy in plan.strategies.items() if strategy.divided)
     if total and divided < total / 2:
-        raise ir.errors.ShardingError(
+        raise ir.errors.IdleAxisError(
             f"axis {axis!r} of {parts} ranks divides only {divided / total:.0%} of the program's "
             f"{'FLOPs' if counted else 'work'}",
             hint=f"there are too few {policy_of(axis).needs} for it; use fewer ranks or another axis",

@@ -56,7 +56,7 @@ class ModelCase:
         with torch.random.fork_rng():
             torch.manual_seed(self.heads)
             model = self._make(self.heads)
-            _stir(model)
+            stir(model)
         # The base class, since diffusers warns where its own `to` casts.
         return nn.Module.to(model.eval(), dtype)
 
@@ -65,7 +65,7 @@ class ModelCase:
         return self._make_inputs(seed, dtype, batch, torch.Generator().manual_seed(seed))
 
 
-def _stir(model: nn.Module) -> None:
+def stir(model: nn.Module) -> None:
     """Move weights off their constant starting values: output layers of zeros, biases of zeros, norms of ones."""
     with torch.no_grad():
         for parameter in model.parameters():

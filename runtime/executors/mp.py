@@ -116,10 +116,15 @@ class WorkerGroup:
             return MpExecutor(self, number)
 
     def update_params(self, params: Mapping[str, Tensor]) -> None:
-        """Read the weights of every loaded program anew. Raises as :meth:`load` does."""
+        """Read weights of loaded programs anew. Raises as :meth:`load` does.
+
+        Args:
+            params: whole tensors by source; what is left out stays as it is.
+        """
         with self._exclusive():
             self._programs |= {
-                number: (program, check_params(program, params)) for number, (program, _) in self._programs.items()
+                number: (program, check_params(program, {**whole, **params}))
+                for number, (program, whole) in self._programs.items()
             }
             with self._dispatching():
                 self._command({"op": "forget"})

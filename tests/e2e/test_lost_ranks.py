@@ -28,7 +28,7 @@ def test_ranks_that_died_start_anew_whatever_comes_next() -> None:
 
 
 def kill_worker(compiled: fastvideo.CompiledModel) -> None:
-    group = compiled._group
+    group = compiled._ranks.group
     assert group is not None
     os.kill(group.pids[1], signal.SIGKILL)
     deadline = time.monotonic() + 10

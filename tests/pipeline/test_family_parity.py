@@ -12,7 +12,7 @@ import pytest
 import torch
 from PIL import Image
 
-from fastvideo.compiler import Parallel, compile
+from fastvideo import Parallel, compile
 from fastvideo.frontends import loading
 from fastvideo.runtime.pipeline import ComposedPipeline, GenerationState
 from fastvideo.sampling_param import resolve_request

@@ -1,0 +1,97 @@
+"""``fastvideo.compile``: the way in."""
+
+from __future__ import annotations
+
+import inspect
+from collections.abc import Sequence
+from typing import Any, overload
+
+import torch
+from torch import nn
+
+from fastvideo_ir.errors import InvalidArgumentError, UnknownNameError
+
+from .backends import attention
+from .compiler import CompiledModel
+from .extension import load_plugins
+from .frontends.capture.checks import check_model
+from .parallel import Parallel
+from .pipeline_compiler import CompiledPipeline, is_pipeline
+from .settings import resolve_settings
+
+
+@overload
+def compile(model: nn.Module, num_gpus: int | None = None, **options: Any) -> CompiledModel: ...
+
+
+@overload
+def compile(model: Any, num_gpus: int | None = None, **options: Any) -> CompiledModel | CompiledPipeline: ...
+
+
+def compile(
+    model: Any,
+    num_gpus: int | None = None,
+    *,
+    parallel: Parallel | None = None,
+    attention_backend: attention.Wish | None = None,
+    quantization: str | None = None,
+    executor: str = "auto",
+    device: str | torch.device | None = None,
+    passes: str | Sequence[Any] | None = None,
+    components: Sequence[str] | None = None,
+    invariant: Sequence[str] = (),
+    verify: bool = True,
+) -> CompiledModel | CompiledPipeline:
+    """Compile a model, or a whole Diffusers pipeline, for inference on ``num_gpus`` ranks.
+
+    Nothing about the model needs to be registered. Of a pipeline, every module is compiled in place: denoisers and
+    encoders, and of autoencoders the decoder. A module that cannot be divided runs on one rank, with a warning.
+
+    Capture and planning happen at the first call for each input signature (shapes, dtypes, non-tensor arguments).
+
+    Args:
+        model: a module in eval mode, which stays as it is; or a pipeline.
+        num_gpus: ranks that work on one call: CUDA devices, or processes on the CPU. None: as ``parallel`` says, or
+            one.
+        parallel: pins the division of the work; None lets the planner choose it.
+        attention_backend: a registered name, or a backend with options such as ``SlidingTile(window=(3, 3, 3))``, that
+            must run every attention; None or ``"auto"``: the first exact one that can. The environment variable
+            ``FASTVIDEO_ATTENTION_BACKEND`` stands in for None.
+        quantization: ``"fp8"`` or ``"int8"``: linear layers run on such codes where that pays and where their error, on
+            the first inputs of a signature, is small. None: none does.
+        executor: ``"auto"``, ``"local"`` (one rank, here), ``"simulated"`` (all ranks in this process), ``"mp"``.
+        device: None is CUDA where there is a GPU, otherwise the CPU.
+        passes: ``"default,my-pass{k=2},-other-pass"``, or passes in the order in which they run.
+        components: of a pipeline: names of the modules to compile; None is all of them.
+        invariant: names of arguments that stay the same over many calls.
+        verify: check each capture bit for bit against the model, on the first inputs and on others. Without it nothing
+            is run to compile, so that approximate passes decide without measuring.
+
+    Raises:
+        InvalidArgumentError: an argument that can never work.
+        UnknownNameError: a backend, format, pass or executor that does not exist; tells the nearest.
+        BackendUnavailableError: the device cannot run the format.
+    """
+    load_plugins()
+    if not is_pipeline(model):
+        if components is not None:
+            raise InvalidArgumentError("components= is for a pipeline; the model is compiled as it is")
+        module = check_model(model)
+        signature, name = inspect.signature(module.forward), type(module).__name__
+        _check_invariant(invariant, signature, name)
+        if isinstance(parallel, Parallel):
+            parallel.check_names(signature, name)
+    elif invariant:
+        raise InvalidArgumentError("invariant= is for one model; name no arguments for a pipeline")
+    settings = resolve_settings(
+        num_gpus, parallel, attention_backend, executor, device, passes, invariant, verify, quantization
+    )
+    return CompiledPipeline(model, settings, components) if is_pipeline(model) else CompiledModel(module, settings)
+
+
+def _check_invariant(invariant: Sequence[str], signature: inspect.Signature, model: str) -> None:
+    if isinstance(invariant, str):
+        raise InvalidArgumentError(f"invariant={invariant!r} is one text; expected names, e.g. ({invariant!r},)")
+    for name in invariant:
+        if name not in signature.parameters:
+            raise UnknownNameError(f"argument of {model}.forward", name, signature.parameters)

@@ -1,0 +1,91 @@
+"""The ranks that compiled models run on: started when they are first needed, shared by models compiled together."""
+
+from __future__ import annotations
+
+import itertools
+from collections.abc import Mapping
+from dataclasses import replace
+
+from torch import Tensor
+
+import fastvideo_ir as ir
+
+from .extension import check_importable, worker_plugins
+from .runtime.executors import Executor, LocalExecutor, SimulatedExecutor, WorkerGroup
+from .settings import Settings
+
+
+class Ranks:
+    """Worker processes for any number of models with the same settings; they end when the last model leaves."""
+
+    def __init__(self) -> None:
+        self.group: WorkerGroup | None = None
+        self._members: set[int] = set()
+        self._numbers = itertools.count()
+
+    def join(self, settings: Settings) -> Member:
+        """A model's share in the ranks."""
+        number = next(self._numbers)
+        self._members.add(number)
+        return Member(self, number, settings)
+
+    def _leave(self, number: int) -> None:
+        self._members.discard(number)
+        if not self._members and self.group is not None:
+            self.group.close()
+            self.group = None
+
+
+class Member:
+    """What one model does with its ranks. Names of weights are made its own, since every model has a ``weight``."""
+
+    def __init__(self, ranks: Ranks, number: int, settings: Settings) -> None:
+        self._ranks = ranks
+        self._number = number
+        self._settings = settings
+        self._prefix = f"{number}/" if number else ""
+
+    @property
+    def group(self) -> WorkerGroup | None:
+        """The worker processes, once a program has needed them."""
+        return self._ranks.group
+
+    def executor(self, program: ir.Program, params: Mapping[str, Tensor]) -> Executor:
+        """What runs a program.
+
+        Args:
+            program: planned; for one rank, it runs in this process.
+            params: whole tensors by source.
+        """
+        settings = self._settings
+        is_whole = program.mesh.num_ranks == 1
+        if settings.executor == "simulated" and not is_whole:
+            return SimulatedExecutor(program, params, settings.device)
+        if is_whole:
+            return LocalExecutor(program, params, settings.device, generator=settings.codegen)
+        check_importable(program)
+        if self._ranks.group is None:
+            self._ranks.group = WorkerGroup(
+                settings.num_ranks, settings.device, plugins=worker_plugins(), generator=settings.codegen
+            )
+        named = program.copy()
+        for name, param in named.params.items():
+            named.params[name] = replace(param, source=self._prefix + param.source)
+        return self._ranks.group.load(named, self._own(params))
+
+    def revive(self) -> None:
+        """Start the workers anew if one has failed."""
+        if self.group is not None and not self.group.alive:
+            self.group.restart()
+
+    def update(self, params: Mapping[str, Tensor]) -> None:
+        """Bring new weights to this model's programs on the worker processes."""
+        assert self.group is not None
+        self.group.update_params(self._own(params))
+
+    def leave(self) -> None:
+        """The model is closed, and its executors are. Idempotent."""
+        self._ranks._leave(self._number)
+
+    def _own(self, params: Mapping[str, Tensor]) -> dict[str, Tensor]:
+        return {self._prefix + source: tensor for source, tensor in params.items()}

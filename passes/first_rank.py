@@ -20,7 +20,7 @@ def keep_on_first_rank(rewriter: ir.Rewriter, node: fx.Node) -> None:
     for result in results:
         if not result.users:
             continue
-        mine = result if program.rank == 0 else _memory(rewriter, result)
+        mine = result if program.rank == 0 else empty(rewriter, ir.tensor_type(result), result)
         sent = rewriter.insert(ir.dialect.broadcast, (mine,), after=mine, sources=(node,), type=ir.tensor_type(result))
         rewriter.replace(result, sent, only=lambda user, sent=sent: user is not sent, erase=False)  # type: ignore[misc]
     if program.rank != 0:
@@ -29,8 +29,9 @@ def keep_on_first_rank(rewriter: ir.Rewriter, node: fx.Node) -> None:
         rewriter.erase_dead()
 
 
-def _memory(rewriter: ir.Rewriter, result: fx.Node) -> fx.Node:
-    kind = ir.tensor_type(result)
-    shape = list(kind.shape)
+def empty(rewriter: ir.Rewriter, kind: ir.TensorType, before: fx.Node) -> fx.Node:
+    """Memory for a value of this rank, without content."""
+    program = rewriter.program
+    shape = list(kind.local_shape(program.mesh, program.coordinates))
     arguments = {"dtype": kind.dtype, "device": ir.DEVICE}
-    return rewriter.insert(aten.empty.memory_format, (shape,), arguments, before=result, sources=(result,), type=kind)
+    return rewriter.insert(aten.empty.memory_format, (shape,), arguments, before=before, sources=(before,), type=kind)

@@ -14,9 +14,12 @@ from torch import fx
 
 import fastvideo_ir as ir
 from fastvideo_ir.collectives import Move
+from fastvideo_ir.first_rank import runs_on_first_rank
 from fastvideo_ir.graph import result_types, tensor_operands
 from fastvideo_ir.mesh import Coordinates
 from fastvideo_ir.ops.define import aten
+
+from .first_rank import empty
 
 
 class Expansion:
@@ -48,7 +51,7 @@ class Expansion:
             case ir.dialect.all_reduce:
                 self._replace_row(self._reduce())
             case ir.dialect.all_gather:
-                self._replace_row(self._gather())
+                self._replace_row(self._gather_for_first_rank() if self._is_for_first_rank() else self._gather())
             case _:
                 self._replace_row(self._exchange())
 
@@ -97,6 +100,22 @@ class Expansion:
         flat = self._joined([self._flat(operand) for operand in self._operands])
         received = self._insert(self._buffer(sum(per_peer)), ir.dialect.gather, flat, self._axis, per_peer)
         return self._assemble(received, numels)
+
+    def _is_for_first_rank(self) -> bool:
+        """Whether nobody but rank 0 needs the gathered values: they are what it computes for all of."""
+        return all(runs_on_first_rank(user) for value in self._node.users for user in value.users)
+
+    def _gather_for_first_rank(self) -> list[fx.Node]:
+        """Pieces go to the axis' first rank alone; the others bring memory, which nobody reads."""
+        per_peer, numels = self._received()
+        others = [0] * (len(per_peer) - 1)
+        flat = self._joined([self._flat(operand) for operand in self._operands])
+        sent = [self._local_of(flat)[0], *others]
+        if self._at[self._axis] == 0:
+            kind = self._buffer(sum(per_peer))
+            return self._assemble(self._insert(kind, ir.dialect.exchange, flat, self._axis, sent, per_peer), numels)
+        self._insert(self._buffer(0), ir.dialect.exchange, flat, self._axis, sent, [0, *others])
+        return [empty(self._rewriter, kind, self._node) for kind in self._results]
 
     def _exchange(self) -> list[fx.Node]:
         per_peer, numels = self._received()

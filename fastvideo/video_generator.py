@@ -17,6 +17,8 @@ import torch
 
 import fastvideo_ir as ir
 
+from .backends.attention import Wish
+from .compiler import CompiledModel
 from .entry import compile
 from .frontends import loading
 from .frontends.families import Family
@@ -57,7 +59,7 @@ class VideoGenerator:
         *,
         num_gpus: int | None = None,
         parallel: Parallel | None = None,
-        attention_backend: str | None = None,
+        attention_backend: Wish | None = None,
         quantization: str | None = None,
         executor: str = "auto",
         device: str | torch.device | None = None,
@@ -74,7 +76,7 @@ class VideoGenerator:
             path: folder in Diffusers layout, or hub id ``owner/name``.
             num_gpus: devices that work on one video; on CPU, processes.
             parallel: pins the mesh; None lets the planner choose.
-            attention_backend: name of an attention backend that must be used.
+            attention_backend: name of an attention backend that must be used, or one with options (``SlidingTile``).
             quantization: as for :func:`fastvideo.compile`.
             executor: as for :func:`fastvideo.compile`.
             device: None is CUDA where there is one, otherwise CPU.
@@ -256,6 +258,12 @@ class VideoGenerator:
         pipeline = loading.open_pipeline(path, weights=False)
         for text in _prompts(prompt, prompt_path)[0]:
             validate_request(_resolve(pipeline, text, sampling_param, overrides), pipeline)
+
+    @property
+    def compiled_models(self) -> list[CompiledModel]:
+        """The compiled components, such as the denoiser."""
+        values = (component.value for component in self._pipeline.context.components.values())
+        return [value for value in values if isinstance(value, CompiledModel)]
 
     def explain(self) -> str:
         """What the compiler did with each compiled component."""

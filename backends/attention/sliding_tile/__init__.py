@@ -1,7 +1,7 @@
 """Sliding tile attention: the definition, its kernels, the op, and what users ask for."""
 
 from .backend import CONFIG_VARIABLE, SlidingTile
-from .geometry import Tiling, TokenGrid
+from .geometry import Tiling, TokenGrid, Triple
 from .measure import window_errors_op
 from .op import sliding_tile_op, tile_order_op
 from .windows import WindowSchedule
@@ -11,6 +11,7 @@ __all__ = [
     "SlidingTile",
     "Tiling",
     "TokenGrid",
+    "Triple",
     "WindowSchedule",
     "sliding_tile_op",
     "tile_order_op",

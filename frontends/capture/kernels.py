@@ -1,7 +1,9 @@
-"""Attention kernels that a model selects for itself, which a program does not follow: passes select its backends."""
+"""Kernels that a model selects, or compiles, for itself. A program does not follow: its own come from passes."""
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from contextlib import contextmanager
 from typing import Any
 
 import torch
@@ -10,25 +12,33 @@ from torch.overrides import TorchFunctionMode
 _KERNELS = ("flash", "mem_efficient", "math", "cudnn")
 
 
-class ChosenKernels(TorchFunctionMode):
-    """While entered, every attention may run on the kernels that were enabled before, whatever the model says.
+@contextmanager
+def plain_kernels() -> Iterator[None]:
+    """While entered, attention runs on the kernels that are enabled now, and compiled functions run as written."""
+    with torch.compiler.set_stance("force_eager"), _EnabledKernels():
+        yield
 
-    Attributes:
-        overruled: whether the model said otherwise.
-    """
+
+@contextmanager
+def compiled_functions_opened() -> Iterator[None]:
+    """While entered, tracers see the functions behind ``torch.compile``."""
+    with torch._dynamo.config.patch(error_on_nested_fx_trace=False):
+        yield
+
+
+class _EnabledKernels(TorchFunctionMode):
+    """Keeps attention to the kernels that were enabled when this was made."""
 
     def __init__(self) -> None:
         super().__init__()
-        self.overruled = False
         self._chosen = _enabled()
 
     def __torch_function__(
         self, func: Any, types: Any, args: tuple[Any, ...] = (), kwargs: dict[str, Any] | None = None
     ) -> Any:
-        wanted = _enabled() if func is torch.nn.functional.scaled_dot_product_attention else self._chosen
-        if wanted == self._chosen:
+        if func is not torch.nn.functional.scaled_dot_product_attention:
             return func(*args, **(kwargs or {}))
-        self.overruled = True
+        wanted = _enabled()
         _enable(self._chosen)
         try:
             return func(*args, **(kwargs or {}))

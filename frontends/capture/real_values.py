@@ -21,6 +21,7 @@ from .eager_calls import EagerCalls, Reason
 from .escapes import EscapeRecorder
 from .export import reason_of
 from .flex import open_flex_attention
+from .kernels import compiled_functions_opened
 from .location import Locator
 from .module_stack import ModuleStack
 from .quiet import quiet
@@ -69,6 +70,7 @@ def trace_with_real_values(model: nn.Module, call: BoundCall, stay_eager: Mappin
             fx_traceback.preserve_node_meta(),
             stack.followed(),
             open_flex_attention(),
+            compiled_functions_opened(),
             unchanged(model, call, inputs),
         ):
             traced = tracer(*(source.tensor for source in weights), *inputs)

@@ -13,7 +13,7 @@ from fastvideo_ir.errors import InvalidArgumentError
 
 from .bits import compare, max_difference
 from .checks import device_of
-from .kernels import ChosenKernels
+from .kernels import plain_kernels
 from .other_values import other_values
 from .python_state import PythonState
 from .signature import BoundCall
@@ -97,10 +97,10 @@ class Verifier:
         difference = compare(results, eager.tensors)
         if difference is None:
             return "bit-equal"
-        with ChosenKernels() as chosen:
-            same_kernels = self._run(given)
-        if chosen.overruled and compare(results, same_kernels.tensors) is None:
-            return "bit-equal where attention runs on the kernels of the caller's choice"
+        with plain_kernels():
+            plain = self._run(given)
+        if compare(results, plain.tensors) is None:
+            return "bit-equal to the model without the kernels that it selects, or compiles, for itself"
         return self._explain(given, results, eager, difference)
 
     def _explain(self, given: _Input, results: list[torch.Tensor], eager: EagerResult, difference: str) -> str:

@@ -57,7 +57,17 @@ class Grouped(Flex):
         return result * torch.sigmoid(sums)[..., None]
 
 
-@pytest.mark.parametrize("kind", [Biased, Masked, Grouped])
+class Compiled(Biased):
+    """As users on GPUs call it; the backend is the one that compiles nothing."""
+
+    compiled = staticmethod(torch.compile(flex_attention, backend="eager"))
+
+    def attend(self, query: Tensor, key: Tensor, value: Tensor, lengths: Tensor) -> Tensor:
+        result: Tensor = self.compiled(query, key, value)
+        return result
+
+
+@pytest.mark.parametrize("kind", [Biased, Masked, Grouped, Compiled])
 @pytest.mark.filterwarnings("ignore:return_lse is deprecated:FutureWarning")
 def test_flex_attention_is_sharded_and_right_for_other_lengths(kind: Callable[[], Flex]) -> None:
     torch.manual_seed(0)

@@ -117,7 +117,7 @@ def plan_axis(program: ir.Program, axis: str, settled: frozenset[str], options: 
     """The cheapest strategies of all calls along ``axis``."""
     rules = Rules(program)
     candidates = Candidates(program, axis, rules)
-    hardware = _at_scale(program, options.hardware, settled) if options.pinned else options.hardware
+    hardware = at_scale(program, options.hardware, settled) if options.pinned else options.hardware
     model = CostModel(hardware, program.mesh, axis, settled)
     calls = list(rules.of)
     works = {node: model.work(node) for node in calls}
@@ -220,7 +220,7 @@ def _attention_operands(program: ir.Program) -> list[ir.TensorType]:
     return [ir.tensor_type(operand) for node in sites for operand in tensor_operands(node)[:3]]
 
 
-def _at_scale(program: ir.Program, hardware: Hardware, settled: frozenset[str]) -> Hardware:
+def at_scale(program: ir.Program, hardware: Hardware, settled: frozenset[str]) -> Hardware:
     """The hardware with a latency that is as small against the token stream's bytes as it is in a full-size model."""
     operands = _attention_operands(program)
     largest = max(

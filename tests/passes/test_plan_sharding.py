@@ -6,6 +6,7 @@ import pytest
 import torch
 
 import fastvideo_ir as ir
+from fastvideo.passes.choose_mesh import ChooseMesh
 from fastvideo.passes.localize import localize
 from fastvideo.passes.plan_sharding import PlanSharding
 from fastvideo_ir.errors import ShardingError
@@ -223,3 +224,18 @@ def test_types_say_nothing_of_a_mesh_that_a_program_has_not() -> None:
     after = run_passes(attention(1, 61, 8, ""), PLANNED)
     assert not any("@" in str(ir.value_type(node)) for node in after.nodes if node.op != "output")
     assert count(after, ir.dialect.shard) == 0
+
+
+@pytest.mark.parametrize(
+    ("batch", "heads", "ranks", "mesh"),
+    [
+        (1, 8, 4, "mesh(sp=4)"),
+        (2, 8, 4, "mesh(cfg=2, sp=2)"),  # halves of a guided step exchange next to nothing
+        (1, 6, 4, "mesh(ring=2, sp=2)"),  # six heads are 2, 2, 1 and 1 on four ranks
+        (1, 5, 4, "mesh(sp=4)"),
+    ],
+)
+def test_mesh_is_chosen_by_cost(batch: int, heads: int, ranks: int, mesh: str) -> None:
+    text = ir.print_program(attention(batch, 4099, heads, "", head_dim=64))
+    before = ir.parse_program(text.replace("f32", "bf16"))
+    assert str(run_passes(before, [ChooseMesh(ranks=ranks)]).mesh) == mesh

@@ -86,6 +86,7 @@ class Family:
         stages: stage names, in the order they run.
         text: the denoiser's arguments for what the pipeline's ``encode_prompt`` returns for one prompt, in its order.
         latents_argument, timestep_argument: the denoiser's arguments for the latents and the timestep.
+        casts_timestep: whether the denoiser takes timesteps in its own dtype alone.
         inputs: further arguments of the denoiser, by the names in ``runtime/pipeline/inputs.py``.
         guidance: ``classifier-free``, or ``embedded`` for a denoiser that takes the scale as an argument.
         picture: how it takes a picture; None if it does not.
@@ -123,6 +124,7 @@ class Family:
     text: tuple[str, ...] = ("encoder_hidden_states",)
     latents_argument: str = "hidden_states"
     timestep_argument: str = "timestep"
+    casts_timestep: bool = False
     inputs: tuple[str, ...] = ()
     guidance: str = "classifier-free"
     picture: Picture | None = None

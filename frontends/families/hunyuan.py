@@ -94,6 +94,7 @@ HUNYUAN_VIDEO_15 = Family(
         "encoder_hidden_states_2",
         "encoder_attention_mask_2",
     ),
+    casts_timestep=True,
     inputs=("empty_picture",),
     sigmas="linear",
     latent_channels="vae.latent_channels",

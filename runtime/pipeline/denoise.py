@@ -47,11 +47,13 @@ class DenoiseStage(Stage):
         assert state.text is not None
         family = self.context.family
         denoiser, scale = self._denoiser_and_scale(state, timestep)
+        times = _timestep_argument(state, timestep)
+        if family.casts_timestep:  # others not, as in bfloat16 a timestep of 999 would be 1000
+            times = times.to(denoiser.dtype)
         predicted: torch.Tensor = denoiser.value(
             **{
                 family.latents_argument: self._denoiser_latents(state, timestep, denoiser.dtype),
-                # Never cast: in bfloat16 a timestep of 999 would be 1000.
-                family.timestep_argument: _timestep_argument(state, timestep),
+                family.timestep_argument: times,
             },
             **state.text,
             **state.inputs,

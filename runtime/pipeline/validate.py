@@ -55,7 +55,8 @@ def validate_request(request: GenerationRequest, pipeline: PipelineFolder) -> No
     most = family.defaults["max_sequence_length"]
     least = most if family.text_length_is_fixed else 1
     _check_integer("max_sequence_length", request.max_sequence_length, least, most)
-    _check_number("guidance_scale", request.guidance_scale, 0.0, _MAX_GUIDANCE, "1 or less turns guidance off")
+    told = "6 is usual" if family.guidance == "embedded" else "1 or less turns guidance off"
+    _check_number("guidance_scale", request.guidance_scale, 0.0, _MAX_GUIDANCE, told)
     _check_number("fps", request.fps, 1.0, _MAX_FPS, "it is the frames per second of the file")
     _check_further_fields(request, family)
     _check_picture(request, family)

@@ -14,7 +14,7 @@ from fastvideo_ir.graph import result_types, tensor_operands
 
 from ..backends import attention
 from ..frontends.capture import Captured, ModuleCall
-from ..passes.analysis import NodeTimes, Whole, predict_eager_memory, predict_memory, weight_bytes, whole_ops
+from ..passes.analysis import Gathers, NodeTimes, Whole, predict_eager_memory, predict_memory, weight_bytes, whole_ops
 from ..passes.planner.cost import Hardware
 from ..settings import Settings
 from .records import (
@@ -159,6 +159,7 @@ class _Work:
         self._ranks = range(program.mesh.num_ranks)
         self.times = NodeTimes(program, hardware)
         self.flops = sum(self.times.flops(node) for node in program.nodes)
+        self._gathers = Gathers(program, self.times, hardware)
         self._whole: dict[fx.Node, list[Whole]] = {}
         for entry in whole_ops(program, self.times, hardware):
             self._whole.setdefault(entry.node, []).append(entry)
@@ -190,7 +191,7 @@ class _Work:
 
     def collectives(self, nodes: Iterable[fx.Node]) -> tuple[CollectiveReport, ...]:
         """Those that take longest first."""
-        found: Counter[tuple[str, str, tuple[str, ...], int, float]] = Counter()
+        found: Counter[tuple[str, str, tuple[str, ...], int, float, tuple[float, float] | None]] = Counter()
         for node in nodes:
             axis = self.times.travels_over(node)
             if axis is not None:
@@ -204,10 +205,11 @@ class _Work:
             else:
                 continue
             name = ir.ops.target_name(node.target)
-            found[name, axis, moves, self.times.bytes_sent(node), self.times.communication(node)] += 1
+            ways = self._gathers.seconds(node) if node.target is ir.dialect.all_gather else None
+            found[name, axis, moves, self.times.bytes_sent(node), self.times.communication(node), ways] += 1
         entries = [
-            CollectiveReport(op, axis, moves, count, sent, seconds)
-            for (op, axis, moves, sent, seconds), count in found.items()
+            CollectiveReport(op, axis, moves, count, sent, seconds, *(ways or (None, None)))
+            for (op, axis, moves, sent, seconds, ways), count in found.items()
         ]
         return tuple(sorted(entries, key=lambda entry: -entry.count * entry.seconds))
 

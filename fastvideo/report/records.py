@@ -32,6 +32,9 @@ class CollectiveReport:
         count: how many of them.
         bytes_sent: per rank and collective, on the rank that sends most.
         seconds: per collective; of a ring, what its transfers add to the attention.
+        with_readers: of an all-gather, seconds of it and of the ops that read what it gathers; None where these are
+            not priced.
+        otherwise: what these ops would take in the cheapest other way; None where there is none.
     """
 
     op: str
@@ -40,6 +43,8 @@ class CollectiveReport:
     count: int
     bytes_sent: int
     seconds: float
+    with_readers: float | None = None
+    otherwise: float | None = None
 
 
 @dataclass(frozen=True)

@@ -107,13 +107,21 @@ def _block(block: BlockReport, step: StepReport) -> list[str]:
 
 def _collectives(entries: Sequence[CollectiveReport]) -> list[str]:
     rows = [
-        (f"{e.count} × {e.op} over {e.axis}", f"{size(e.bytes_sent)} sent per rank", seconds(e.seconds))
+        (f"{e.count} × {e.op} over {e.axis}", f"{size(e.bytes_sent)} sent per rank", seconds(e.seconds), _gain(e))
         for e in entries
     ]
     lines = []
     for row, entry in zip(aligned(rows), entries, strict=True):
         lines += [row, *(f"    {move}" for move in _times(entry.moves))]
     return lines
+
+
+def _gain(entry: CollectiveReport) -> str:
+    """Whether a gather is the cheapest way to run what reads it."""
+    if entry.with_readers is None or entry.otherwise is None:
+        return ""
+    word = "cheaper" if entry.with_readers <= entry.otherwise else "by itself dearer"
+    return f"{word} than without, {seconds(entry.with_readers)} against {seconds(entry.otherwise)}"
 
 
 def _replicated(block: BlockReport) -> list[str]:

@@ -21,13 +21,11 @@ from fastvideo_ir.factors import Strategy
 from fastvideo_ir.first_rank import runs_on_first_rank
 from fastvideo_ir.graph import is_getitem, map_arguments, result_types, tensor_operands
 from fastvideo_ir.repeats import find_repeats
-from fastvideo_ir.verifier import rule_of
 
 from ..plan_sharding import NEGLIGIBLE
-from ..planner.allowed import allowed as allowed_strategies
-from ..planner.cost import CostModel, Hardware
+from ..planner.cost import Hardware
 from ..planner.policy import AxisPolicy, policy_of
-from ..planner.statistics import Statistics
+from .alternatives import Alternatives
 from .time import NodeTimes
 
 NO_RULE = "no factor rule"
@@ -69,14 +67,14 @@ def whole_ops(program: ir.Program, times: NodeTimes, hardware: Hardware) -> Iter
     """
     axes = [axis for axis, parts in program.mesh.axes if parts > 1]
     negligible = NEGLIGIBLE * _work_once(program, times)
-    prices = {axis: _Alternatives(program, axis, hardware, times, negligible) for axis in axes}
+    judges = {axis: _Judge(program, axis, hardware, times, negligible) for axis in axes}
     for node in program.nodes:
         if not _counts(node):
             continue
-        for axis, alternatives in prices.items():
+        for axis, judge in judges.items():
             strategy = times.strategy(node, axis)
             if strategy is None or strategy.divided is None:
-                yield alternatives.judge(node, times.compute(node))
+                yield judge.judge(node, times.compute(node))
 
 
 def _work_once(program: ir.Program, times: NodeTimes) -> float:
@@ -95,55 +93,53 @@ def _counts(node: fx.Node) -> bool:
     return bool(tensor_operands(node)) and not ir.ops.has_trait(node, ir.Trait.VIEW)
 
 
-class _Alternatives:
-    """Ways to divide an op along one axis, and what each of them would cost."""
+class _Judge:
+    """Says why ops are not divided along one axis."""
 
     def __init__(self, program: ir.Program, axis: str, hardware: Hardware, times: NodeTimes, negligible: float) -> None:
-        self._program = program
+        self._alternatives = Alternatives(program, axis, hardware)
         self._times = times
         self._negligible = negligible
         self._axis = axis
         self._parts = program.mesh.size(axis)
-        self._model = CostModel(hardware, program.mesh, axis, frozenset(program.mesh.names) - {axis})
         self._policy = policy_of(axis)
-        self._statistics = Statistics(program.mesh, axis)
+        self._params = program.params
         self._known: dict[tuple[object, ...], tuple[str, float | None]] = {}
 
     def judge(self, node: fx.Node, seconds: float) -> Whole:
         """Why ``node``, which takes ``seconds``, is not divided. Equal ops are judged once."""
         operands = tensor_operands(node)
         kinds = tuple(ir.tensor_type(operand) for operand in operands)
-        params = tuple(self._is_param(operand) for operand in operands)
+        params = tuple(operand.name in self._params for operand in operands)
         needed = self._needed_whole(node)
         key = (node.target, repr(map_arguments(node, lambda _: "%")), kinds, params, needed)
         if key not in self._known:
-            self._known[key] = self._reason(node, kinds, params, needed, seconds)
+            self._known[key] = self._reason(node, kinds, needed, seconds)
         reason, divided = self._known[key]
         return Whole(node, self._axis, reason, seconds, divided)
 
     def _reason(
-        self, node: fx.Node, kinds: tuple[ir.TensorType, ...], params: tuple[bool, ...], needed: bool, seconds: float
+        self, node: fx.Node, kinds: tuple[ir.TensorType, ...], needed: bool, seconds: float
     ) -> tuple[str, float | None]:
         if has_no_rule(node):
             return NO_RULE, None
-        options = self._strategies(node, kinds)
+        options = self._alternatives.dividing(node)
         if not options:
             return "nothing of it can be cut", None
-        allowed = allowed_strategies(self._program, node, options, self._axis, self._model.work(node), self._statistics)
-        if self._policy.batch_only:
-            allowed = [option for option in allowed if _cuts_first_dims(option)]
+        allowed = self._alternatives.allowed(node, options)
         if not allowed:
             return f"axis {self._axis!r} {_limits(self._policy)}", None
         enough = [option for option in allowed if _pieces(option) >= self._parts]
         if not enough:
             most = max(map(_pieces, allowed))
             return f"{most} pieces at most for {self._parts} ranks", None
-        divided = min(self._price(node, kinds, option, needed) for option in enough)
+        targets = result_types(node) if needed else ()
+        divided = min(self._alternatives.price(node, option, kinds, targets) for option in enough)
         if divided >= seconds:
             return "cheaper than to divide it", divided
         whole = all(kind.placement(self._axis) == ir.Replicate() for kind in kinds)
         if whole and self._times.one_rank(node) < self._negligible:
-            return "too small to divide", divided
+            return "too small to divide one by one", divided
         return "dearer with its neighbours", divided
 
     def _needed_whole(self, node: fx.Node) -> bool:
@@ -161,33 +157,6 @@ class _Alternatives:
             if strategy is not None and strategy.divided is not None:
                 return True
         return False
-
-    def _strategies(self, node: fx.Node, kinds: tuple[ir.TensorType, ...]) -> list[Strategy]:
-        rule = rule_of(node)
-        if rule is None:
-            return []
-        layouts = []
-        for kind in (*kinds, *(result for result in result_types(node) if result is not None)):
-            dims = zip(kind.shape, kind.dims, strict=True)
-            layouts.append([[dim.layout if dim else ir.Layout.even(size)] if size > 1 else [] for size, dim in dims])
-        return [strategy for strategy in rule.strategies(layouts) if strategy.divided is not None]
-
-    def _price(self, node: fx.Node, kinds: tuple[ir.TensorType, ...], option: Strategy, needed: bool) -> float:
-        """Seconds when this op is divided; what others follow in is left out, so that it is a lower bound."""
-        seconds = self._model.compute(self._model.work(node), option)
-        for kind, wanted in zip(kinds, option.operands, strict=True):
-            seconds += self._model.reshard(kind, kind.placement(self._axis), wanted)
-        for result, given in zip(result_types(node), option.results, strict=True):
-            if needed and result is not None and given is not None:
-                seconds += self._model.reshard(result, given, result.placement(self._axis))
-        return seconds
-
-    def _is_param(self, operand: fx.Node) -> bool:
-        return operand.op == "placeholder" and operand.name in self._program.params
-
-
-def _cuts_first_dims(option: Strategy) -> bool:
-    return all(not isinstance(placement, ir.Shard) or placement.dim == 0 for placement in option.operands)
 
 
 def _pieces(option: Strategy) -> int:

@@ -12,11 +12,13 @@ from torch import Tensor, nn
 
 import fastvideo
 import fastvideo_ir as ir
+from fastvideo import Parallel
 from fastvideo.frontends.capture import capture
 from fastvideo.passes.analysis import predict_eager_memory, predict_memory
 from fastvideo.passes.analysis.live_storages import LiveStorages
 from fastvideo.passes.localize import localize
 from fastvideo.passes.outline_blocks import OutlineBlocks
+from fastvideo.planning import plan
 from fastvideo.report import BlockReport, ProgramReport
 
 from .measuring import count_work
@@ -27,23 +29,23 @@ WIDTH, HEADS, TOKENS, LAYERS = 48, 6, 61, 5
 class Layer(nn.Module):
     """Self-attention and an MLP, both modulated by a condition that has no tokens."""
 
-    def __init__(self) -> None:
+    def __init__(self, width: int) -> None:
         super().__init__()
-        self.shift, self.qkv = nn.Linear(WIDTH, 2 * WIDTH), nn.Linear(WIDTH, 3 * WIDTH)
-        self.out, self.mlp = nn.Linear(WIDTH, WIDTH), nn.Sequential(nn.Linear(WIDTH, 192), nn.Linear(192, WIDTH))
+        self.shift, self.qkv = nn.Linear(width, 2 * width), nn.Linear(width, 3 * width)
+        self.out, self.mlp = nn.Linear(width, width), nn.Sequential(nn.Linear(width, 192), nn.Linear(192, width))
 
     def forward(self, x: Tensor, condition: Tensor) -> Tensor:
         scale, shift = self.shift(F.silu(condition))[:, None].chunk(2, dim=-1)
         q, k, v = (y.unflatten(-1, (HEADS, -1)).transpose(1, 2) for y in self.qkv(x * scale + shift).chunk(3, dim=-1))
         x = x + self.out(F.scaled_dot_product_attention(q, k, v).transpose(1, 2).flatten(2))
-        return x + self.mlp(F.layer_norm(x, (WIDTH,)))
+        return x + self.mlp(F.layer_norm(x, x.shape[-1:]))
 
 
 class Stack(nn.Module):
-    def __init__(self) -> None:
+    def __init__(self, width: int = WIDTH) -> None:
         super().__init__()
-        self.embed, self.head = nn.Linear(8, WIDTH), nn.Linear(WIDTH, 8)
-        self.layers = nn.ModuleList(Layer() for _ in range(LAYERS))
+        self.embed, self.head = nn.Linear(8, width), nn.Linear(width, 8)
+        self.layers = nn.ModuleList(Layer(width) for _ in range(LAYERS))
 
     def forward(self, x: Tensor, condition: Tensor) -> Tensor:
         x = self.embed(x)
@@ -123,6 +125,19 @@ def test_reasons_for_whole_ops() -> None:
         if entry.reason == "cheaper than to divide it":
             assert entry.divided_seconds is not None and entry.divided_seconds >= entry.seconds
     assert "aten.linear.default over sp" in text or "axis 'sp' leaves weights whole" in text
+
+
+def test_a_gathered_stream_is_shown_to_be_cheaper() -> None:
+    """A stream that is cut by channels is gathered for column-cut projections: less than to sum what rows give."""
+    with torch.device("meta"):
+        model, given = Stack(768).eval(), {"x": torch.empty(1, 4096, 8), "condition": torch.empty(1, 768)}
+    report = plan(model, given, parallel=Parallel(tp=2))
+    blocks, _ = sections(report.programs[0])
+    gathers = [entry for entry in blocks.collectives if entry.op == "fv.all_gather"]
+    assert gathers and "cheaper than without" in str(report)
+    for gather in gathers:
+        assert gather.with_readers is not None and gather.otherwise is not None
+        assert gather.seconds < gather.with_readers <= gather.otherwise
 
 
 class Sorted(nn.Module):

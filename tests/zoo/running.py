@@ -14,7 +14,7 @@ import torch
 from torch import Tensor, nn
 from torch.utils import _pytree as pytree
 
-import fastvideo
+import fastvideo.compiler
 import fastvideo_ir as ir
 from fastvideo import Parallel
 from fastvideo.frontends.capture import Captured, capture

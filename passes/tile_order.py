@@ -26,6 +26,7 @@ from fastvideo_ir.ops.define import aten
 
 from ..backends import attention
 from ..backends.attention.sliding_tile import sliding_tile_op, tile_order_op
+from .token_rules import token_rule
 
 
 @dataclass(frozen=True)
@@ -130,8 +131,7 @@ def _ruled(node: fx.Node) -> tuple[FactorRule, list[tuple[fx.Node, TensorExpr]]]
     """The factor rule of a node, and the expressions of its operands and results, by the node that holds each."""
     if node.op != "call_function" or node.target is sliding_tile_op or is_getitem(node):
         return None
-    op = ir.ops.of(node)
-    rule = op.rule(node) if op is not None and op.rule is not None else None
+    rule = token_rule(node)
     if rule is None:
         return None
     values = [*zip(tensor_operands(node), rule.operands, strict=True)]

@@ -21,6 +21,7 @@ from fastvideo_ir.factors import DimExpr, Factor, FactorKind, FactorRule, Term
 from fastvideo_ir.graph import bind, is_getitem, result_types, tensor_operands
 
 from ..backends.attention import No, TokenGrid
+from .token_rules import token_rule
 
 
 @dataclass(frozen=True, slots=True)
@@ -135,7 +136,7 @@ def _results(node: fx.Node, dims: dict[fx.Node, tuple[Shape | None, ...]]) -> tu
     unknown = tuple(None if kind is None else tuple(_atom(Atom(size)) for size in kind.shape) for kind in kinds)
     op = ir.ops.of(node) if node.op == "call_function" else None
     operands = [dims[operand][0] for operand in tensor_operands(node)]
-    rule = op.rule(node) if op is not None and op.rule is not None and None not in operands else None
+    rule = token_rule(node) if None not in operands else None
     if op is None or rule is None:
         return unknown
     values: dict[int, Dim] = {}

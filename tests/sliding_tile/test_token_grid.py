@@ -80,6 +80,15 @@ class FirstFrameApart(nn.Module):
         return attend(torch.cat([tokens[:, :frame] * 2, tokens[:, frame:]], 1))
 
 
+class RotatedInPlace(nn.Module):
+    """The video's part of the queries is written over."""
+
+    def forward(self, x: Tensor, text: Tensor) -> Tensor:
+        tokens = torch.cat([text, x.flatten(2).transpose(1, 2)], 1)
+        tokens[:, text.shape[1] :] = tokens[:, text.shape[1] :].cos()
+        return attend(tokens)
+
+
 class InParts(nn.Module):
     """Attention within frames, then along time."""
 
@@ -110,8 +119,9 @@ VIDEO = (2, 4, 3, 6, 10)
         (FramesFirst(), [(2, 3, 4, 6, 10), (2, 7, 12)], TokenGrid((3, 3, 5), 7, 52)),
         (Stem(), [(1, 4, 5, 9)], TokenGrid((1, 3, 5), 0, 15)),
         (FirstFrameApart(), [VIDEO], TokenGrid((3, 6, 10), 0, 180)),
+        (RotatedInPlace(), [VIDEO, (2, 7, 4)], TokenGrid((3, 6, 10), 7, 187)),
     ],
-    ids=["folded", "frames-first", "stem", "first-frame"],
+    ids=["folded", "frames-first", "stem", "first-frame", "rotated-in-place"],
 )
 def test_grid_is_found(model: nn.Module, shapes: list[tuple[int, ...]], expected: TokenGrid) -> None:
     assert grids(model, *(torch.randn(shape) for shape in shapes)) == [expected]

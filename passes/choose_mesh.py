@@ -29,6 +29,7 @@ class ChooseMesh(ir.Pass):
     Attributes:
         ranks: how many ranks the mesh gets.
         hardware: what the cost model assumes.
+        device: type of the device that the program will run on.
     """
 
     name = "choose-mesh"
@@ -36,6 +37,7 @@ class ChooseMesh(ir.Pass):
 
     ranks: int = 1
     hardware: Hardware = Hardware()
+    device: str = "cpu"
 
     def run(self, program: ir.Program) -> None:
         if program.mesh.axes or self.ranks == 1:
@@ -64,7 +66,7 @@ class ChooseMesh(ir.Pass):
         trial.mesh = mesh
         steps = [InsertReshards(), ExpandStatistics(), LowerReshards(), PackCollectives()]
         try:
-            ir.run_passes(trial, [PlanSharding(hardware=self.hardware), *steps])
+            ir.run_passes(trial, [PlanSharding(hardware=self.hardware, device=self.device), *steps])
         except ir.errors.ShardingError:
             return float("inf")
         times = NodeTimes(trial, at_scale(program, self.hardware, frozenset()))

@@ -26,6 +26,7 @@ from fastvideo_ir.repeats import find_repeats
 from fastvideo_ir.types import TupleType
 from fastvideo_ir.values import tensor_of
 
+from ..backends import attention
 from .planner.allowed import allowed
 from .planner.candidates import Candidates, Rules
 from .planner.cost import CostModel, Hardware, Work, largest_local_numel
@@ -49,6 +50,7 @@ class PlanSharding(ir.Pass):
         pinned: work is divided over each axis wherever a rule allows; otherwise wherever the model says it pays.
         replicated: FLOPs that a pinned plan may replicate, summed over ranks, as a share of all.
         hardware: what the cost model assumes.
+        device: type of the device that the program will run on.
     """
 
     name = "plan-sharding"
@@ -57,6 +59,7 @@ class PlanSharding(ir.Pass):
     pinned: bool = True
     replicated: float = 0.12
     hardware: Hardware = Hardware()
+    device: str = "cpu"
 
     def run(self, program: ir.Program) -> None:
         plan_program(program, self)
@@ -127,6 +130,8 @@ def plan_axis(program: ir.Program, axis: str, settled: frozenset[str], options: 
         rule = rules.of[node]
         found = rules.strategies(rule, candidates.around(node)) if rule else []
         found = allowed(program, node, found, axis, works[node], statistics)
+        if any(s.travelling for s in found) and not _runs_as_ring(node, options.device):
+            found = [s for s in found if not s.travelling]
         strategies[node] = [replicated(len(tensor_operands(node)), result_types(node)), *found]
     if policy_of(axis).whole_heads:
         _refuse_causal(calls, works, axis, options.replicated)
@@ -145,6 +150,14 @@ def plan_axis(program: ir.Program, axis: str, settled: frozenset[str], options: 
             _refuse_idle(plan, works, axis, model.parts)
             return plan
         threshold /= 4
+
+
+def _runs_as_ring(node: fx.Node, device: str) -> bool:
+    """Whether the backend that was selected for an attention can merge it from pieces."""
+    backend = attention.backend_of(node.target)
+    if backend is None:
+        return True
+    return not isinstance(backend.answer(attention.AttentionSite.of(node, device, ring=True)), attention.No)
 
 
 def _refuse_causal(calls: list[fx.Node], works: dict[fx.Node, Work], axis: str, replicated: float) -> None:

@@ -22,6 +22,8 @@ class TorchSdpa(AttentionBackend):
             return No(f"dtype {site.dtype} is not a floating point type")
         if site.causal and site.mask is not None:
             return No("a causal attention with a mask as well")
+        if site.ring and site.device == "cuda" and not _flash_fits(site):
+            return No("on GPUs it tells a log-sum-exp for half precision, without a mask and for usual heads alone")
         return Yes()
 
     def run(self, q: Tensor, k: Tensor, v: Tensor, mask: Tensor | None, scale: float | None, causal: bool) -> Tensor:
@@ -31,7 +33,7 @@ class TorchSdpa(AttentionBackend):
     def run_with_lse(
         self, q: Tensor, k: Tensor, v: Tensor, mask: Tensor | None, scale: float | None, causal: bool
     ) -> tuple[Tensor, Tensor]:
-        if not _flash_fits(q, v, mask):
+        if q.device.type == "cpu":
             return attention_with_lse(q, k, v, mask, scale, causal)
         if q.shape[1] != k.shape[1]:
             k, v = (x.repeat_interleave(q.shape[1] // x.shape[1], 1) for x in (k, v))
@@ -39,8 +41,7 @@ class TorchSdpa(AttentionBackend):
         return out, lse
 
 
-def _flash_fits(q: Tensor, v: Tensor, mask: Tensor | None) -> bool:
-    """Whether PyTorch's flash kernel, which tells its log-sum-exp, takes these operands."""
-    on_gpu = q.device.type == "cuda" and torch.cuda.get_device_capability(q.device) >= (8, 0)
-    half, head_dim = q.dtype in (torch.float16, torch.bfloat16), q.shape[-1]
-    return on_gpu and half and mask is None and v.shape[-1] == head_dim and head_dim <= 256 and head_dim % 8 == 0
+def _flash_fits(site: AttentionSite) -> bool:
+    """Whether PyTorch's flash kernel takes the site. Of its kernels it is the one that tells its log-sum-exp."""
+    half, head_dim = site.dtype in (torch.float16, torch.bfloat16), site.head_dim
+    return half and site.mask is None and site.value.shape[3] == head_dim and head_dim <= 256 and head_dim % 8 == 0

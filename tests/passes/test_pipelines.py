@@ -80,7 +80,9 @@ def test_default_is_the_written_order(text: str | None) -> None:
 
 def test_target_reaches_the_passes() -> None:
     steps = {step.name: step for step in default_pipeline(Target(4, "cuda", "TORCH_SDPA"))}
-    assert str(steps["choose-mesh"]) == "choose-mesh{ranks=4}"
+    assert str(steps["choose-mesh"]) == "choose-mesh{ranks=4,device=cuda}"
+    assert str(steps["plan-sharding"]) == "plan-sharding{device=cuda}"
+    assert steps["shard-params"].memory > 0  # type: ignore[attr-defined]
     assert str(steps["select-attention-backend"]) == "select-attention-backend{backend=TORCH_SDPA,device=cuda}"
 
 

@@ -15,13 +15,14 @@ from torch.utils.flop_counter import FlopCounterMode, flop_registry
 import fastvideo_ir as ir
 from fastvideo.backends import attention
 from fastvideo.passes.localize import localize
+from fastvideo.passes.plan_sharding import PlanSharding
 from fastvideo.passes.planner.cost import CostModel, Hardware, Work
 from fastvideo_ir.errors import BackendUnavailableError, ShardingError, VerificationError
 from fastvideo_ir.ops.attention import is_ring
 from fastvideo_ir.ops.ring import attention_with_lse, merge_attention
 
 from . import test_plan_sharding
-from .running import CPU, assert_close, collectives, program, random_values, run_passes, run_ranks, run_whole
+from .running import CPU, assert_close, collectives, passes_of, program, random_values, run_passes, run_ranks, run_whole
 
 LOWERED = "insert-reshards,expand-statistics,lower-reshards,pack-collectives"
 PLANNED = f"plan-sharding,{LOWERED}"
@@ -254,6 +255,18 @@ def test_keys_are_gathered_where_neither_heads_can_be_cut_nor_keys_travel(monkey
         after = run_passes(test_plan_sharding.attention(1, 301, 5, "sp=4"), passes)
         assert collectives(after) == wanted
         assert any(map(is_ring, after.nodes)) == (backend != silent)
+
+
+@pytest.mark.parametrize(
+    ("dtype", "mask", "travels"), [("bf16", "", True), ("f32", "", False), ("bf16", ", %m", False)]
+)
+def test_keys_travel_on_a_gpu_only_where_a_kernel_tells_its_log_sum_exp(dtype: str, mask: str, travels: bool) -> None:
+    text = ir.print_program(test_plan_sharding.attention(1, 4099, 5, "sp=4", head_dim=64)).replace("f32", dtype)
+    text = text.replace("fv.attention(%qh, %kh, %vh)", f"fv_attn.torch_sdpa(%qh, %kh, %vh{mask})")
+    before = ir.parse_program(text.replace("= input", "= input\n  %m : bool[1, 1, 1, 4099] = input"))
+    for device, expected in (("cpu", True), ("cuda", travels)):
+        steps = [PlanSharding(device=device), *passes_of(LOWERED)]
+        assert any(map(is_ring, run_passes(before, steps).nodes)) == expected
 
 
 def test_causal_attention_is_refused_on_a_ring() -> None:

@@ -35,6 +35,7 @@ COGVIDEOX = Family(
     accelerator_dtypes={"text_encoder": "bfloat16", "transformer": "bfloat16", "vae": "bfloat16"},
     inputs=("rotary_embedding",),
     text_length_is_fixed=True,
+    size_is_fixed_if="transformer.use_learned_positional_embeddings",
     channel_dim=2,
     pads_latent_frames=True,
     latent_channels="vae.latent_channels",

@@ -92,6 +92,8 @@ class Family:
         picture: how it takes a picture; None if it does not.
         timestep_per_token: whether the timestep is one per token even without a picture.
         text_length_is_fixed: whether the denoiser takes no other number of text tokens than the default.
+        size_is_fixed_if: config key of a flag; where it is set, the denoiser takes no other height and width than
+            its ``sample_height`` and ``sample_width`` in latents.
         sigmas: the schedule of noise levels, by the names in ``runtime/pipeline/timesteps.py``.
         least_steps: the smallest number of denoising steps that this schedule has.
         boundary: config key, the fraction of the training timesteps below which the second denoiser works.
@@ -130,6 +132,7 @@ class Family:
     picture: Picture | None = None
     timestep_per_token: bool = False
     text_length_is_fixed: bool = False
+    size_is_fixed_if: str | None = None
     sigmas: str = "scheduler"
     least_steps: int = 1
     boundary: str | None = None

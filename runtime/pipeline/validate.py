@@ -44,6 +44,8 @@ def validate_request(request: GenerationRequest, pipeline: PipelineFolder) -> No
         )
     _check_size("height", request.height, geometry.height_multiple)
     _check_size("width", request.width, geometry.width_multiple)
+    if family.size_is_fixed_if is not None and pipeline.config_value(family.size_is_fixed_if):
+        _check_fixed_size(request, pipeline, geometry)
     _check_frames(request.num_frames, geometry)
     _check_integer(
         "num_inference_steps",
@@ -105,6 +107,19 @@ def _check_size(name: str, value: Any, multiple: int) -> None:
         raise ir.errors.InvalidArgumentError(
             f"{name} must be a multiple of {multiple} pixels for this VAE and transformer, got {value}",
             hint=f"the nearest values are {near}" if below else f"the nearest value is {near}",
+        )
+
+
+def _check_fixed_size(request: GenerationRequest, pipeline: PipelineFolder, geometry: LatentGeometry) -> None:
+    height, width = (
+        pipeline.config_value(f"transformer.{key}") * geometry.spatial_factor
+        for key in ("sample_height", "sample_width")
+    )
+    if (request.height, request.width) != (height, width):
+        raise ir.errors.InvalidArgumentError(
+            f"this transformer makes videos of {width} × {height} pixels alone, asked were "
+            f"{request.width} × {request.height}",
+            hint=f"use width={width}, height={height}",
         )
 
 

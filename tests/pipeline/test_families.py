@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from dataclasses import fields, replace
 from pathlib import Path
 from typing import Any
@@ -9,6 +10,7 @@ from typing import Any
 import diffusers
 import pytest
 import torch
+from PIL import Image
 
 import fastvideo_ir as ir
 from fastvideo.frontends import families, loading
@@ -145,3 +147,14 @@ def test_limits_of_a_family(tmp_path: Path) -> None:
     ):
         with pytest.raises(ir.errors.InvalidArgumentError, match=message):
             validate_request(replace(request, **changes), opened)
+
+
+def test_learned_positions_are_of_one_size(tmp_path: Path) -> None:
+    build("cogvideox-5b-i2v", tmp_path)
+    file = tmp_path / "transformer/config.json"
+    file.write_text(json.dumps({**json.loads(file.read_text()), "use_learned_positional_embeddings": True}))
+    opened = loading.open_pipeline(tmp_path)
+    picture = Image.new("RGB", (8, 8))
+    validate_request(small_request(image=picture, max_sequence_length=226), opened)
+    with pytest.raises(ir.errors.InvalidArgumentError, match="videos of 80 × 48 pixels alone, asked were 96 × 48"):
+        validate_request(small_request(image=picture, max_sequence_length=226, width=96), opened)

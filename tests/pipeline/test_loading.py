@@ -43,7 +43,7 @@ DAMAGES: list[tuple[Callable[[Path], Any], str]] = [
     ),
     (
         lambda p: edit(p / "model_index.json", _class_name="WanVideoToVideoPipeline"),
-        "pass it to fastvideo.compile(pipeline, num_gpus=…); known pipeline classes: CogVideoXPipeline, Hunyuan",
+        "pass it to fastvideo.compile(pipeline, num_gpus=…); known pipeline classes: CogVideoX",
     ),
     (lambda p: edit(p / "model_index.json", vae=[None, None]), "has no 'vae'"),
     (lambda p: edit(p / "model_index.json", vae=["evil", "Vae"]), "comes from 'evil', and code that comes with"),

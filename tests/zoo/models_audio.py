@@ -49,6 +49,7 @@ AUDIO: tuple[ZooCase, ...] = (
             "latent_cond": draw.tokens(FRAMES, 4),
             "return_dict": False,
         },
+        casts="norms and rotary embedding",
     ),
     entry(
         "AceStep",

@@ -53,12 +53,16 @@ def _folds() -> dict[Any, Fold]:
     return {resolve(name): fold for name, fold in table.items() if resolve(name) is not None}
 
 
+NEED_STRIDES = (aten.view_as_complex.default, aten.view.dtype)
+"""Views of the bits: neighbours must lie side by side. A copy in front of them costs nothing where they do already."""
+
+
 class Canonicalize(ir.Pass):
     """Folds casts to the same dtype, copies, whole slices and idle dropout; makes ``type_as`` a plain cast.
 
     A graph is functional, so dropping a copy inside it cannot be seen by anyone. Strides are nobody's promise either:
-    ``view`` becomes ``reshape``, and ``contiguous`` goes. What the program returns is in the caller's hands, though: it
-    never shares memory with an input or a param.
+    ``view`` becomes ``reshape``, and ``contiguous`` goes, but in front of what reads the bits of its operand. What the
+    program returns is in the caller's hands, though: it never shares memory with an input or a param.
     """
 
     name = "canonicalize"
@@ -72,6 +76,10 @@ class Canonicalize(ir.Pass):
             operand = fold(node, bind(node)) if fold else None
             if operand is not None:
                 rewriter.replace(node, operand)
+            elif node.target in NEED_STRIDES:
+                source, *rest = node.args
+                dense = rewriter.insert(aten.contiguous.default, (source,), before=node, sources=(node,))
+                rewriter.set_arguments(node, (dense, *rest), node.kwargs)
             elif node.target is aten.view.default:
                 rewriter.replace_with(node, aten.reshape.default, (node.args[0], list(ir.tensor_type(node).shape)))
             elif node.target in (aten.type_as.default, aten.to.other):

@@ -110,8 +110,9 @@ def is_ring(node: fx.Node) -> bool:
 def attention_rule(node: fx.Node) -> FactorRule:
     """``… s d, … t d, … t e -> … s e``: batch, heads and queries are parallel, keys and channels whole.
 
-    Grouped-query heads are a product: kv head × query head of the group. A causal op needs its queries whole. Where the
-    op has :class:`RingForms`, keys and values may travel while queries stay.
+    So are value channels: a rank that held a part of them would compute all scores none the less. Grouped-query heads
+    are a product: kv head × query head of the group. A causal op needs its queries whole. Where the op has
+    :class:`RingForms`, keys and values may travel while queries stay.
     """
     arguments = bind(node)
     operands = tensor_operands(node)
@@ -126,7 +127,7 @@ def attention_rule(node: fx.Node) -> FactorRule:
         kv_batch[-1], kv_leading = builder.factor(k[-3]), (*leading[:-1], k[-3])
         batch[-1] = product(kv_batch[-1], builder.factor(q[-3] // k[-3]))
     queries = builder.whole(q[-2]) if causal else builder.factor(q[-2])
-    keys, channels, values = builder.whole(k[-2]), builder.whole(q[-1]), builder.factor(v[-1])
+    keys, channels, values = builder.whole(k[-2]), builder.whole(q[-1]), builder.whole(v[-1])
     score, score_shape = [*batch, queries, keys], (*leading, q[-2], k[-2])
     return builder.rule(
         [

@@ -1,9 +1,8 @@
-"""Convolutions, pooling and resizing."""
+"""Convolutions."""
 
 from __future__ import annotations
 
 import math
-import re
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -14,7 +13,7 @@ from torch import Tensor, fx
 from ..factors import DimExpr, FactorRule, RuleBuilder, product
 from ..graph import bind, tensor_operands
 from ..program import Stage, tensor_type
-from .define import aten, define, operand_shapes, or_empty, result_shape, whole_rule
+from .define import aten, define, operand_shapes, result_shape, whole_rule
 from .registry import OpDef, RankView, registry, target_name
 
 
@@ -122,33 +121,6 @@ def conv_flops(node: fx.Node) -> int:
     return 2 * math.prod(steps) * math.prod(weight[1:])
 
 
-def window_rule(node: fx.Node) -> FactorRule:
-    """Pooling and resizing: batch and channels are parallel, positions are whole."""
-    shape, out = operand_shapes(node)[0], result_shape(node)
-    digits = re.search(r"([123])d", target_name(node.target))
-    assert digits is not None
-    spatial = len(shape) - int(digits[1])
-    builder = RuleBuilder()
-    shared = builder.dims(shape[:spatial])
-    operand = [*shared, *(builder.whole(size) for size in shape[spatial:])]
-    return builder.rule([operand], [[*shared, *(builder.whole(size) for size in out[spatial:])]])
-
-
-def pixel_shuffle_rule(node: fx.Node) -> FactorRule:
-    """``b (c r r) h w -> b c (h r) (w r)``, and back for ``pixel_unshuffle``."""
-    shape, out = operand_shapes(node)[0], result_shape(node)
-    builder = RuleBuilder()
-    batch = builder.dims(shape[:-3])
-    coarse, fine = (shape, out) if shape[-1] < out[-1] else (out, shape)
-    up = fine[-1] // coarse[-1]
-    channels, rows, columns = builder.factor(fine[-3]), builder.factor(coarse[-2]), builder.factor(coarse[-1])
-    row, column = builder.whole(up), builder.whole(up)
-    packed = [*batch, product(channels, row, column), rows, columns]
-    spread = [*batch, channels, product(rows, row), product(columns, column)]
-    operand, result = (packed, spread) if coarse is shape else (spread, packed)
-    return builder.rule([operand], [result], linear=((0,),))
-
-
 define(
     """
     conv1d.default conv2d.default conv3d.default conv1d.padding conv2d.padding conv3d.padding convolution.default
@@ -158,15 +130,3 @@ define(
     flops=conv_flops,
     localize=localize_conv,
 )
-define(
-    """
-    avg_pool1d.default avg_pool2d.default avg_pool3d.default adaptive_avg_pool1d.default adaptive_avg_pool2d.default
-    adaptive_avg_pool3d.default max_pool1d.default max_pool2d.default max_pool3d.default upsample_nearest1d.vec
-    upsample_nearest2d.vec upsample_nearest3d.vec upsample_linear1d.vec upsample_bilinear2d.vec upsample_bicubic2d.vec
-    upsample_trilinear3d.vec upsample_nearest2d.default upsample_bilinear2d.default _upsample_nearest_exact2d.vec
-    _upsample_bilinear2d_aa.vec _upsample_bicubic2d_aa.vec
-    """,
-    window_rule,
-    localize=or_empty,
-)
-define("pixel_shuffle.default pixel_unshuffle.default", pixel_shuffle_rule, localize=or_empty)

@@ -136,6 +136,22 @@ def bucket_rule(node: fx.Node) -> FactorRule:
     return builder.rule([row, dims] if rows_first else [dims, row], [dims])
 
 
+def take_rule(node: fx.Node) -> FactorRule:
+    """``take``: any element of the source for each index."""
+    source, index = operand_shapes(node)
+    builder = RuleBuilder()
+    picked = builder.dims(index)
+    return builder.rule([[builder.whole(size) for size in source], picked], [picked], linear=TABLE)
+
+
+def member_rule(node: fx.Node) -> FactorRule:
+    """``isin``: every element for itself, among all test elements."""
+    elements, tests = operand_shapes(node)
+    builder = RuleBuilder()
+    dims = builder.dims(elements)
+    return builder.rule([dims, [builder.whole(size) for size in tests]], [dims])
+
+
 def grid_sampler_rule(node: fx.Node) -> FactorRule:
     """``b c …, b … n -> b c …``: batch, channels and the points that are sampled are parallel."""
     source, grid = operand_shapes(node)
@@ -185,9 +201,13 @@ define("embedding.default", embedding_rule)
 define("index.Tensor", index_rule)
 define("index_select.default", index_select_rule)
 define("gather.default", gather_rule)
-define("scatter.src scatter.value scatter_add.default scatter_reduce.two", scatter_rule)
+define(
+    "scatter.src scatter.value scatter.reduce scatter.value_reduce scatter_add.default scatter_reduce.two", scatter_rule
+)
 define("index_put.default", index_put_rule)
 define("index_add.default index_copy.default index_fill.int_Scalar index_fill.int_Tensor", index_write_rule)
+define("take.default", take_rule)
+define("isin.Tensor_Tensor", member_rule)
 define("bucketize.Tensor searchsorted.Tensor", bucket_rule)
 define("grid_sampler.default grid_sampler_2d.default grid_sampler_3d.default", grid_sampler_rule, localize=or_empty)
 define("meshgrid.default meshgrid.indexing", meshgrid_rule)

@@ -116,6 +116,26 @@ def tensordot_rule(node: fx.Node) -> FactorRule:
     return builder.rule([a, b], [result], linear=((0,), (1,)))
 
 
+def addbmm_rule(node: fx.Node) -> FactorRule:
+    """``m n, b m k, b k n -> m n``: batches are summed as well."""
+    addend, (batch, rows, contracted), (*_, columns) = operand_shapes(node)
+    out = result_shape(node)
+    builder = RuleBuilder()
+    b, k = builder.summed(batch), builder.summed(contracted)
+    result = builder.dims((rows, columns))
+    left, right = [b, result[0], k], [b, k, result[1]]
+    return builder.rule([broadcast(addend, result, out), left, right], [result], linear=((0, 1), (0, 2)), addends=(0,))
+
+
+def addr_rule(node: fx.Node) -> FactorRule:
+    """``m n, m, n -> m n``."""
+    addend, (rows,), (columns,) = operand_shapes(node)
+    builder = RuleBuilder()
+    result = builder.dims((rows, columns))
+    a = broadcast(addend, result, (rows, columns))
+    return builder.rule([a, [result[0]], [result[1]]], [result], linear=((0, 1), (0, 2)))
+
+
 def addmv_rule(node: fx.Node) -> FactorRule:
     """``m, m k, k -> m``."""
     addend, (rows, contracted), _ = operand_shapes(node)
@@ -160,5 +180,8 @@ define("inner.default", inner_rule, flops=every_factor_flops(inner_rule))
 define("tensordot.default", tensordot_rule, flops=every_factor_flops(tensordot_rule))
 define("addmv.default", addmv_rule, localize=or_empty, flops=every_factor_flops(addmv_rule))
 define("addmm.default baddbmm.default", addmm_rule, flops=torch_flops)
+define("addbmm.default", addbmm_rule, flops=every_factor_flops(addbmm_rule))
+define("addr.default", addr_rule)
+define("_int_mm.default", matmul_rule, flops=contraction_flops, localize=or_empty)
 define("einsum.default", einsum_rule, flops=contraction_flops)
 define("outer.default ger.default", outer_rule)

@@ -89,6 +89,11 @@ define(
     isclose.default isneginf.default isposinf.default lgamma.default logaddexp.default logaddexp2.default logit.default
     max.other min.other rad2deg.default remainder.Scalar_Tensor sgn.default signbit.default sinc.default
     softshrink.default special_expit.default
+    __lshift__.Tensor __rshift__.Tensor __xor__.Scalar arccosh.default arcsinh.default bitwise_and.Scalar_Tensor
+    bitwise_left_shift.Scalar_Tensor bitwise_left_shift.Tensor bitwise_or.Scalar_Tensor
+    bitwise_right_shift.Scalar_Tensor bitwise_right_shift.Tensor bitwise_xor.Scalar_Tensor divide.Scalar_mode
+    float_power.Scalar float_power.Tensor_Tensor gcd.default greater.Scalar heaviside.default i0.default
+    isin.Tensor_Scalar lcm.default ldexp.Tensor less.Scalar nextafter.default xlogy.Scalar_Other xlogy.Scalar_Self
     to.dtype to.dtype_layout to.device _to_copy.default
     ones_like.default zeros_like.default full_like.default empty_like.default copy.default
     """,

@@ -102,7 +102,7 @@ define("mean.default mean.dim", mean_rule, expansion=statistics.mean)
 define(
     """
     var.correction std.correction var.dim std.dim var_mean.correction var_mean.dim std_mean.dim std_mean.correction
-    var.default std.default
+    var.default std.default var_mean.default std_mean.default
     """,
     statistic_rule,
     expansion=statistics.variance,

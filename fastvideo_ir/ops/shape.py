@@ -11,7 +11,7 @@ from torch import fx
 
 from ..factors import DimExpr, FactorRule, RuleBuilder, product
 from ..graph import bind, dim_index, tensor_operands
-from .define import aten, define, operand_shapes, result_shape, whole_rule, with_shape_argument
+from .define import aten, broadcast, define, operand_shapes, result_shape, whole_rule, with_shape_argument
 from .registry import RankView, Trait
 
 LINEAR = ((0,),)
@@ -189,6 +189,36 @@ def complex_view_rule(node: fx.Node) -> FactorRule:
     return builder.rule([operand], [result], linear=LINEAR)
 
 
+def bit_view_rule(node: fx.Node) -> FactorRule:
+    """``view`` as another dtype: where that has another width, elements of the last dim are taken apart or together."""
+    source, target = operand_shapes(node)[0], result_shape(node)
+    builder = RuleBuilder()
+    operand = builder.dims(source)
+    if source == target:
+        return builder.rule([operand], [operand])
+    last = builder.whole(source[-1])
+    return builder.rule([[*operand[:-1], last]], [[*operand[:-1], builder.whole(target[-1])]])
+
+
+def broadcast_tensors_rule(node: fx.Node) -> FactorRule:
+    """Every operand is expanded to one shape."""
+    shapes, target = operand_shapes(node), result_shape(node)
+    builder = RuleBuilder()
+    dims = builder.dims(target)
+    return builder.rule([broadcast(shape, dims, target) for shape in shapes], [dims for _ in shapes])
+
+
+def channel_shuffle_rule(node: fx.Node) -> FactorRule:
+    """``b (g c) … -> b (c g) …``; the number of groups is an argument, so they are whole."""
+    shape = operand_shapes(node)[0]
+    groups = bind(node)["groups"]
+    builder = RuleBuilder()
+    batch, *rest = builder.dims((shape[0], *shape[2:]))
+    group, channels = builder.whole(groups), builder.factor(shape[1] // groups)
+    before, after = product(group, channels), product(channels, group)
+    return builder.rule([[batch, before, *rest]], [[batch, after, *rest]], linear=LINEAR)
+
+
 def expand_as_rule(node: fx.Node) -> FactorRule:
     """The second operand gives its shape alone; it is sharded like the result."""
     rule = expand_rule(node)
@@ -247,4 +277,7 @@ define("expand_as.default", expand_as_rule, traits=[Trait.VIEW])
 define("view_as.default reshape_as.default", reshape_as_rule, traits=[Trait.VIEW], localize=localize_reshape)
 define("repeat.default tile.default", repeat_rule, localize=localize_repeat)
 define("repeat_interleave.self_int", repeat_interleave_rule, localize=localize_repeat_interleave)
+define("view.dtype", bit_view_rule, traits=[Trait.VIEW])
+define("broadcast_tensors.default", broadcast_tensors_rule, traits=[Trait.VIEW])
+define("channel_shuffle.default", channel_shuffle_rule)
 define("view_as_complex.default view_as_real.default", complex_view_rule, traits=[Trait.VIEW])

@@ -199,6 +199,19 @@ def flip_rule(node: fx.Node) -> FactorRule:
     return builder.rule([dims], [dims], linear=LINEAR)
 
 
+def turn_rule(node: fx.Node) -> FactorRule:
+    """``rot90``: both dims are whole; they swap in odd turns."""
+    arguments = bind(node)
+    shape = operand_shapes(node)[0]
+    first, second = (dim_index(dim, len(shape)) for dim in arguments["dims"])
+    builder = RuleBuilder()
+    operand = [builder.whole(size) if d in (first, second) else builder.factor(size) for d, size in enumerate(shape)]
+    result = list(operand)
+    if arguments["k"] % 2:
+        result[first], result[second] = operand[second], operand[first]
+    return builder.rule([operand], [result], linear=LINEAR)
+
+
 def pad_rule(node: fx.Node) -> FactorRule:
     """Padded dims are whole, the others parallel. Linear unless a number other than zero is filled in."""
     shape, out = operand_shapes(node)[0], result_shape(node)
@@ -230,6 +243,7 @@ define("stack.default", stack_rule)
 define("pad_sequence.default", pad_sequence_rule)
 define("slice_scatter.default select_scatter.default", overwrite_rule)
 define("flip.default roll.default", flip_rule)
+define("rot90.default", turn_rule)
 define(
     """
     constant_pad_nd.default pad.default reflection_pad1d.default reflection_pad2d.default reflection_pad3d.default

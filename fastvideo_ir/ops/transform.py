@@ -115,7 +115,7 @@ define(
     """
     fft_fft.default fft_ifft.default fft_rfft.default fft_irfft.default fft_fft2.default fft_ifft2.default
     fft_rfft2.default fft_irfft2.default fft_fftn.default fft_ifftn.default fft_rfftn.default fft_irfftn.default
-    fft_fftshift.default fft_ifftshift.default
+    fft_hfft.default fft_ihfft.default fft_fftshift.default fft_ifftshift.default
     """,
     fft_rule,
     localize=or_empty,

@@ -25,7 +25,7 @@ def allowed(
     """Those of ``strategies`` that may run, with what settled axes leave to divide."""
     policy = policy_of(axis)
     operands = tensor_operands(node)
-    kinds = [ir.tensor_type(operand) for operand in operands]
+    kinds = ir.info(node).uses or tuple(ir.tensor_type(operand) for operand in operands)  # as settled axes have it
     stays_whole = [axis in ir.info(o).pinned and ir.tensor_type(o).placement(axis) == ir.Replicate() for o in operands]
     found = []
     for strategy in strategies:

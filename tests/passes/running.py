@@ -68,20 +68,29 @@ def made_params(program: ir.Program, params: dict[str, Tensor]) -> dict[str, Ten
 
 def run_ranks(program: ir.Program, values: Values) -> list[list[Any]]:
     """Outputs per rank of a program with explicit collectives; each rank gets its pieces of the params alone."""
-    params, inputs = values
-    ranks = range(program.mesh.num_ranks)
-    kinds = {program.params[node.name].key: ir.tensor_type(node) for node in program.param_nodes}
-    programs = [localize(program, rank) for rank in ranks]
-    for local in programs:
-        ir.verify(local)
-    pieces = [
-        {
-            key: ir.local_slice(tensor, kinds[key], program.mesh, program.mesh.coordinates(rank))
-            for key, tensor in made_params(program, params).items()
-        }
-        for rank in ranks
-    ]
-    return ir.interpreter.run_lockstep(programs, pieces, inputs, CPU)
+    return RankRun(program, values).outputs()
+
+
+class RankRun:
+    """A program with explicit collectives, made ready for each of its ranks."""
+
+    def __init__(self, program: ir.Program, values: Values) -> None:
+        params, self._inputs = values
+        ranks = range(program.mesh.num_ranks)
+        kinds = {program.params[node.name].key: ir.tensor_type(node) for node in program.param_nodes}
+        self._programs = [localize(program, rank) for rank in ranks]
+        for local in self._programs:
+            ir.verify(local)
+        self._pieces = [
+            {
+                key: ir.local_slice(tensor, kinds[key], program.mesh, program.mesh.coordinates(rank))
+                for key, tensor in made_params(program, params).items()
+            }
+            for rank in ranks
+        ]
+
+    def outputs(self) -> list[list[Any]]:
+        return ir.interpreter.run_lockstep(self._programs, self._pieces, self._inputs, CPU)
 
 
 def assert_close(outputs: Sequence[Any], expected: Sequence[Any], tolerance: float = 1e-5) -> None:

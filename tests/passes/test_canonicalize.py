@@ -33,6 +33,21 @@ def test_what_may_compute_something_stays(kept: str) -> None:
     assert_same_numbers(before, after, tolerance=0)
 
 
+def test_view_of_bits_gets_neighbours_side_by_side() -> None:
+    """The model copied before it viewed; its copy is as idle as any other, but for the strides."""
+    before = program(
+        """
+        %x : f32[4, 2, 6] = input
+        %turned : f32[4, 6, 2] = aten.transpose.int(%x, 1, 2)
+        %copy : f32[4, 6, 2] = aten.contiguous.default(%turned)
+        %bits : c64[4, 6] = aten.view_as_complex.default(%copy)
+        %out : f32[4, 6] = aten.abs.default(%bits)
+        return (%out)""",
+        stage="captured",
+    )
+    assert_same_numbers(before, run_passes(before, "canonicalize"), tolerance=0)
+
+
 def test_random_call_stays_though_nobody_reads_it() -> None:
     body = """
         %x : f32[4, 6] = input

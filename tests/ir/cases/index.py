@@ -17,6 +17,11 @@ def _index(d: Draw, limit: str | int, *dims: str | int) -> Tensor:
 
 
 CASES = [
+    exact("take.default", lambda d: call(d.real("vc"), d.ints("bs", low=0, high=4)), "01", partial=ONE),
+    exact("isin.Tensor_Tensor", lambda d: call(d.ints("bsc"), d.ints("v", low=0)), "012"),
+    exact("isin.Tensor_Tensor", lambda d: call(d.ints("bs"), d.ints("25", low=1), invert=True), "01"),
+    exact("scatter.reduce", lambda d: call(d.ints("bs"), 1, _index(d, "s", "bs"), d.ints("bs"), reduce="add"), "0"),
+    exact("scatter.value_reduce", lambda d: call(d.ints("bs"), 1, _index(d, "s", "bs"), 3, reduce="multiply"), "0"),
     exact("embedding.default", lambda d: call(d.real("vc"), _index(d, "v", "bs")), "012", partial=ONE),
     exact("embedding.default", lambda d: call(d.real("vc"), _index(d, "v", "")), "0", partial=ONE),
     exact("index.Tensor", lambda d: call(d.real("bsc"), [None, _index(d, "s", "t")]), "012", partial=ONE),

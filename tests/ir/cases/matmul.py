@@ -2,7 +2,11 @@
 
 from __future__ import annotations
 
+import torch
+
 from .case import call, case
+
+I8 = torch.int8
 
 CASES = [
     case(
@@ -43,6 +47,15 @@ CASES = [
         sums=[(1, 1), (2, 0)],
         partial=[(0, 1), (0, 2)],
     ),
+    case(
+        "addbmm.default",
+        lambda d: call(d.real("mn"), d.real("bmk"), d.real("bkn"), beta=0.5, alpha=2),
+        "01",
+        sums=[(1, 0), (1, 2)],
+        partial=[(0, 1), (0, 2)],
+    ),
+    case("addr.default", lambda d: call(d.real("n"), d.real("m"), d.real("n")), "01", partial=[(0, 1), (0, 2)]),
+    case("_int_mm.default", lambda d: call(d.ints(32, 16).to(I8), d.ints(16, 24).to(I8)), "01", sums=[(0, 1)]),
     case("addmm.default", lambda d: call(d.real("m1"), d.real("mk"), d.real("kn")), "01", sums=[(1, 1)]),
     case(
         "baddbmm.default",

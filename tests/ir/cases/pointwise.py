@@ -19,21 +19,29 @@ def _names(text: str) -> list[str]:
 
 
 _DOMAINS = {
-    # r real, p positive, u in (-1, 1), i integer, b boolean, c complex, s a real scalar tensor; one letter an operand
+    # r real, p positive, u in (-1, 1), i integer, n a small one from zero on, b boolean, c complex, s a real scalar
+    # tensor; one letter an operand
     "u": """acos.default acosh.default asin.default atanh.default erfinv.default logit.default arccos.default
         arcsin.default arctanh.default special_logit.default""",
     "p": """log.default log10.default log1p.default log2.default sqrt.default rsqrt.default pow.Tensor_Scalar pow.Scalar
-        reciprocal.default digamma.default lgamma.default float_power.Tensor_Scalar remainder.Scalar_Tensor
-        fmod.Scalar""",
+        reciprocal.default digamma.default lgamma.default float_power.Tensor_Scalar
+        remainder.Scalar_Tensor float_power.Scalar xlogy.Scalar_Self fmod.Scalar""",
     "rp": """pow.Tensor_Tensor div.Tensor div.Tensor_mode divide.Tensor divide.Tensor_mode true_divide.Tensor
         fmod.Tensor remainder.Tensor floor_divide.default xlogy.Tensor""",
+    "pr": "float_power.Tensor_Tensor",
     "rrp": "addcdiv.default",
     "i": """eq.Scalar ne.Scalar lt.Scalar le.Scalar gt.Scalar ge.Scalar bitwise_not.default __and__.Scalar
         __or__.Scalar bitwise_and.Scalar bitwise_or.Scalar bitwise_xor.Scalar bitwise_left_shift.Tensor_Scalar
-        bitwise_right_shift.Tensor_Scalar __lshift__.Scalar __rshift__.Scalar logical_not.default""",
+        bitwise_right_shift.Tensor_Scalar __lshift__.Scalar __rshift__.Scalar logical_not.default
+        __xor__.Scalar bitwise_and.Scalar_Tensor bitwise_or.Scalar_Tensor bitwise_xor.Scalar_Tensor isin.Tensor_Scalar
+        greater.Scalar less.Scalar""",
+    "n": "bitwise_left_shift.Scalar_Tensor bitwise_right_shift.Scalar_Tensor",
+    "in": """bitwise_left_shift.Tensor bitwise_right_shift.Tensor __lshift__.Tensor __rshift__.Tensor""",
+    "ri": "ldexp.Tensor",
     "ii": """eq.Tensor ne.Tensor lt.Tensor le.Tensor gt.Tensor ge.Tensor not_equal.Tensor less.Tensor greater.Tensor
         less_equal.Tensor greater_equal.Tensor bitwise_and.Tensor bitwise_or.Tensor bitwise_xor.Tensor __and__.Tensor
-        __or__.Tensor __xor__.Tensor logical_and.default logical_or.default logical_xor.default""",
+        __or__.Tensor __xor__.Tensor gcd.default lcm.default logical_and.default logical_or.default
+        logical_xor.default""",
     "brr": "where.self where.ScalarSelf where.ScalarOther where.Scalar",
     "rbs": "masked_fill.Scalar masked_fill.Tensor",
     "rr": "isclose.default",
@@ -46,6 +54,14 @@ DOMAINS = {name: domain for domain, names in _DOMAINS.items() for name in _names
 ARGUMENTS: dict[str, dict[str, Any]] = {
     "__and__.Scalar": {"other": 3},
     "__or__.Scalar": {"other": 3},
+    "__xor__.Scalar": {"other": 3},
+    "bitwise_and.Scalar_Tensor": {"self": 3},
+    "bitwise_or.Scalar_Tensor": {"self": 3},
+    "bitwise_xor.Scalar_Tensor": {"self": 3},
+    "bitwise_left_shift.Scalar_Tensor": {"self": 3},
+    "bitwise_right_shift.Scalar_Tensor": {"self": 64},
+    "divide.Scalar_mode": {"rounding_mode": "floor"},
+    "isin.Tensor_Scalar": {"test_element": 2},
     "bitwise_and.Scalar": {"other": 3},
     "bitwise_or.Scalar": {"other": 3},
     "bitwise_xor.Scalar": {"other": 3},
@@ -80,7 +96,8 @@ ROUNDED = frozenset(
         xlogy.Tensor angle.default lerp.Tensor lerp.Scalar addcmul.default addcdiv.default digamma.default
         lgamma.default sinc.default arccos.default arcsin.default arctan.default arctan2.default arctanh.default
         logaddexp.default logaddexp2.default hypot.default special_expit.default float_power.Tensor_Scalar
-        deg2rad.default rad2deg.default
+        deg2rad.default rad2deg.default float_power.Scalar float_power.Tensor_Tensor xlogy.Scalar_Other
+        xlogy.Scalar_Self i0.default arccosh.default arcsinh.default
         """
     )
 )
@@ -122,6 +139,7 @@ def _tensor(kind: str, draw: Draw, dims: str) -> Tensor:
         "p": draw.positive,
         "u": draw.unit,
         "i": draw.ints,
+        "n": lambda *dims: draw.ints(*dims, low=0, high=4),
         "b": draw.bools,
         "c": draw.complex,
         "s": lambda *_: draw.real(),

@@ -12,6 +12,7 @@ _PAIRS = "max.dim min.dim median.dim"
 _SPREADS = """
     var.dim std.dim var.correction std.correction var_mean.correction var_mean.dim std_mean.dim std_mean.correction
 """
+_WHOLE_SPREADS = "var.default std.default var_mean.default std_mean.default"
 _WHOLE = "max.default min.default prod.default argmax.default amax.default"
 
 
@@ -60,7 +61,7 @@ CASES = [
     *(exact(name, lambda d: call(d.real("bsc"), -1), "01") for name in _PAIRS.split()),
     *(exact(name, lambda d: call(d.ints("bsc"))) for name in _WHOLE.split()),
     *(case(name, lambda d: call(d.real("bsc"), [1]), "01", statistics=[1]) for name in _SPREADS.split()),
-    *(case(name, lambda d: call(d.real("bsc")), statistics=[0, 1, 2]) for name in ("var.default", "std.default")),
+    *(case(name, lambda d: call(d.real("bsc")), statistics=[0, 1, 2]) for name in _WHOLE_SPREADS.split()),
     case("var_mean.correction", lambda d: call(d.real("bsc"), [2], correction=0, keepdim=True), "01", statistics=[2]),
     case("std.correction", lambda d: call(d.real("bsc") + 1e4, [0, 2], correction=2), "0", statistics=[0, 2]),
     case("var.dim", lambda d: call(d.real("bsc"), [1], False, True), "02", statistics=[1]),

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import torch
+
 from .case import Call, Draw, call, exact
 
 ONE = [(0,)]
@@ -89,6 +91,11 @@ CASES = [
     exact("repeat_interleave.self_int", lambda d: call(d.real("s"), 2), "0", partial=ONE),
     exact("repeat_interleave.self_int", lambda d: call(d.real("5s"), 2, 0, output_size=10), "01", partial=ONE),
     exact("repeat_interleave.self_int", lambda d: call(d.real("bs"), 2), "0", partial=ONE),
+    exact("view.dtype", lambda d: call(d.real("bsc"), torch.int64), "012"),
+    exact("view.dtype", lambda d: call(d.real("bs4"), torch.float32), "01"),
+    exact("view.dtype", lambda d: call(d.real("bs4").float(), torch.float64), "01"),
+    exact("broadcast_tensors.default", lambda d: call([d.real("s1"), d.real("b1c")]), "012"),
+    exact("channel_shuffle.default", lambda d: call(d.real("b", 12, "s"), 3), "012", partial=ONE),
     exact("view_as_complex.default", lambda d: call(d.real("bsc2")), "012", partial=ONE),
     exact("view_as_real.default", lambda d: call(d.complex("bsc")), "012", partial=ONE),
 ]

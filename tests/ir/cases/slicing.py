@@ -76,6 +76,8 @@ CASES = [
         partial=[(0, 1)],
     ),
     exact("select_scatter.default", lambda d: call(d.real("bsc"), d.real("bc"), 1, 1), "02", partial=[(0, 1)]),
+    exact("rot90.default", lambda d: call(d.real("bsc"), 1, [0, 2]), "1", partial=ONE),
+    exact("rot90.default", lambda d: call(d.real("bsc"), -2, [1, -1]), "0", partial=ONE),
     exact("flip.default", lambda d: call(d.real("bsc"), [1]), "02", partial=ONE),
     exact("roll.default", lambda d: call(d.real("bsc"), [1, 2], [0, -1]), "1", partial=ONE),
     exact("roll.default", lambda d: call(d.real("bsc"), [2]), partial=ONE),

@@ -5,7 +5,7 @@ from __future__ import annotations
 from .case import call, case, exact
 
 ONE = [(0,)]
-_COMPLEX = "fft_fft fft_ifft fft_irfft"
+_COMPLEX = "fft_fft fft_ifft fft_irfft fft_hfft"
 _COMPLEX_PLANES = "fft_fft2 fft_ifft2 fft_irfft2"
 _COMPLEX_SPACES = "fft_fftn fft_ifftn fft_irfftn"
 
@@ -14,6 +14,7 @@ CASES = [
         case(f"{name}.default", lambda d: call(d.complex("bsc"), None, 1), "02", partial=ONE)
         for name in _COMPLEX.split()
     ),
+    case("fft_ihfft.default", lambda d: call(d.real("bsc"), None, 0), "12", partial=ONE),
     case("fft_rfft.default", lambda d: call(d.real("bsc"), None, -1), "01", partial=ONE),
     *(case(f"{name}.default", lambda d: call(d.complex("bhw")), "0", partial=ONE) for name in _COMPLEX_PLANES.split()),
     case("fft_rfft2.default", lambda d: call(d.real("bhwc"), None, [1, 2]), "03", partial=ONE),

@@ -6,7 +6,8 @@ import inspect
 import threading
 import time
 import warnings
-from collections.abc import Hashable, Sequence
+from collections.abc import Hashable, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import replace
 from types import TracebackType
 from typing import Any, Self
@@ -25,6 +26,7 @@ from .model_state import ModelState
 from .passes.pipelines import resolve_pipeline
 from .ranks import Ranks
 from .report import Report, report_of
+from .runtime.memories import Scope
 from .settings import Settings
 from .specialization import Specialization, windows_of
 
@@ -58,6 +60,7 @@ class CompiledModel:
         self._constants = 0
         self._step: int | None = None
         self.extra_outputs: list[Any] = []
+        self._scope = Scope()
 
     def __call__(self, *args: Any, **kwargs: Any) -> Any:
         """Run the model. Takes what the model takes and returns what it returns.
@@ -69,7 +72,7 @@ class CompiledModel:
         """
         with self._lock, torch.no_grad():
             found, inputs = self._prepared(args, kwargs)
-            outputs = found.executor.run(found.with_windows(inputs, self._step))
+            outputs = found.executor.run(found.with_windows(inputs, self._step), self._scope)
             place = inputs[0].device if inputs else self._settings.device
             own = len(found.captured.program.output_values)
             self.extra_outputs = outputs[own:]  # what passes have added
@@ -101,7 +104,7 @@ class CompiledModel:
         """
         with self._lock, torch.no_grad():
             found, inputs = self._prepared(args, kwargs)
-            approximate = found.executor.run(found.with_windows(inputs, self._step))
+            approximate = found.executor.run(found.with_windows(inputs, self._step), self._scope)
             passes = resolve_pipeline(self._settings.passes, self._settings.target)
             program = self._planned(found.captured, [kept for step in passes if (kept := step.exact()) is not None])
             with self._ranks.executor(program, found.captured.params) as executor:
@@ -112,6 +115,28 @@ class CompiledModel:
         """Say which denoising step the next calls belong to, from 0 on; for attention windows that depend on it."""
         with self._lock:
             self._step = step
+
+    def reset_cache(self) -> None:
+        """Forget what earlier calls have kept for later ones: what follows is another generation.
+
+        The pipeline does this before it denoises. Without it, the steps of one video would be compared with those of
+        the video before.
+        """
+        with self._lock:
+            self._scope = replace(self._scope, generation=self._scope.generation + 1)
+
+    @contextmanager
+    def cache_context(self, name: str) -> Iterator[None]:
+        """Calls within keep apart from calls in other contexts, as when guidance calls the model twice a step.
+
+        Diffusers' pipelines call their denoiser in contexts of these names by themselves.
+        """
+        before = self._scope.context
+        self._scope = replace(self._scope, context=name)
+        try:
+            yield
+        finally:
+            self._scope = replace(self._scope, context=before)
 
     @property
     def programs(self) -> list[ir.Program]:
@@ -147,6 +172,7 @@ class CompiledModel:
                     found.executor.close()
                     found.executor = self._ranks.executor(found.program, found.captured.params)
             self._state.accept()
+            self.reset_cache()
 
     def close(self) -> None:
         """End the ranks and let go of the programs. Idempotent; also done when the interpreter ends."""

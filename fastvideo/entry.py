@@ -35,6 +35,7 @@ def compile(
     parallel: Parallel | None = None,
     attention_backend: attention.Wish | None = None,
     quantization: str | None = None,
+    cache: str | None = None,
     executor: str = "auto",
     device: str | torch.device | None = None,
     passes: str | Sequence[Any] | None = None,
@@ -59,6 +60,9 @@ def compile(
             ``FASTVIDEO_ATTENTION_BACKEND`` stands in for None.
         quantization: ``"fp8"`` or ``"int8"``: linear layers run on such codes where that pays and where their error, on
             the first inputs of a signature, is small. None: none does.
+        cache: ``"first-block:0.1"``: where what the first block adds to the tokens has changed by less than that
+            share since a call that computed all blocks, what the others added then is added again. See
+            :meth:`CompiledModel.reset_cache`. None: every call computes all blocks.
         executor: ``"auto"``, ``"local"`` (one rank, here), ``"simulated"`` (all ranks in this process), ``"mp"``.
         device: None is CUDA where there is a GPU, otherwise the CPU.
         passes: ``"default,my-pass{k=2},-other-pass"``, or passes in the order in which they run.
@@ -84,7 +88,7 @@ def compile(
     elif invariant:
         raise InvalidArgumentError("invariant= is for one model; name no arguments for a pipeline")
     settings = resolve_settings(
-        num_gpus, parallel, attention_backend, executor, device, passes, invariant, verify, quantization
+        num_gpus, parallel, attention_backend, executor, device, passes, invariant, verify, quantization, cache
     )
     return CompiledPipeline(model, settings, components) if is_pipeline(model) else CompiledModel(module, settings)
 

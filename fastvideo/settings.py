@@ -10,11 +10,13 @@ from typing import Any
 
 import torch
 
+import fastvideo_ir as ir
 from fastvideo_ir.errors import BackendUnavailableError, InvalidArgumentError, UnknownNameError
 
 from .backends import attention, codegen
 from .backends.fused import quantization as quantization_formats
 from .parallel import Parallel
+from .passes.cache_blocks import CacheBlocks
 from .passes.pipelines import Target, resolve_pipeline
 from .passes.planner.cost import Hardware
 from .passes.planner.hardware import AUTO, named_hardware
@@ -25,6 +27,7 @@ from .runtime.devices import resolve_device
 BACKEND_VARIABLE = "FASTVIDEO_ATTENTION_BACKEND"
 DUMP_VARIABLE = "FASTVIDEO_DUMP"
 CODEGEN_VARIABLE = "FASTVIDEO_CODEGEN"
+FIRST_BLOCK = "first-block"
 EXECUTORS = ("auto", "local", "simulated", "mp")
 
 
@@ -37,6 +40,7 @@ class Settings:
         parallel: the pinned mesh, or None.
         attention_backend: a registered name, a backend with its options, or ``auto``.
         quantization: format of linear layers, or None.
+        cache: threshold of first-block caching, or None.
         executor: ``local``, ``simulated`` or ``mp``.
         device: of rank 0.
         passes: None for the default pipeline, else as given.
@@ -50,6 +54,7 @@ class Settings:
     parallel: Parallel | None
     attention_backend: attention.Wish
     quantization: str | None
+    cache: float | None
     executor: str
     device: torch.device
     passes: str | Sequence[Any] | None
@@ -70,6 +75,7 @@ class Settings:
             self.device.type,
             self.attention_backend,
             quantization=self.quantization,
+            cache=self.cache,
             hardware=self.hardware,
             shard_params=self.parallel.shard_params if self.parallel else None,
         )
@@ -85,6 +91,7 @@ def resolve_settings(
     invariant: Sequence[str],
     verify: bool,
     quantization: str | None = None,
+    cache: str | None = None,
     environment: Mapping[str, str] = os.environ,
 ) -> Settings:
     """Check and complete what the user asked for.
@@ -123,6 +130,7 @@ def resolve_settings(
         parallel=parallel,
         attention_backend=backend,
         quantization=quantization,
+        cache=None if cache is None else _cache_threshold(cache),
         executor=executor,
         device=place,
         passes=passes,
@@ -132,17 +140,33 @@ def resolve_settings(
         codegen=generator,
     )
     steps = resolve_pipeline(passes, settings.target)  # refuses unknown names now, not at the first call
-    if quantization is not None and not any(isinstance(step, QuantizeLinear) for step in steps):
-        raise InvalidArgumentError(
-            f"quantization={quantization!r} has no effect: the passes that were given lack {QuantizeLinear.name!r}",
-            hint="start passes from 'default', or leave quantization out",
-        )
-    if parallel is not None and parallel.shard_params and not any(isinstance(step, ShardParams) for step in steps):
-        raise InvalidArgumentError(
-            f"shard_params=True has no effect: the passes that were given lack {ShardParams.name!r}",
-            hint="start passes from 'default', or leave shard_params out",
-        )
+    wanted: dict[str, tuple[object, type[ir.Pass]]] = {
+        "quantization": (quantization, QuantizeLinear),
+        "cache": (cache, CacheBlocks),
+        "shard_params": ((parallel is not None and parallel.shard_params) or None, ShardParams),
+    }
+    for name, (value, step) in wanted.items():
+        if value is not None and not any(isinstance(given, step) for given in steps):
+            raise InvalidArgumentError(
+                f"{name}={value!r} has no effect: the passes that were given lack {step.name!r}",
+                hint=f"start passes from 'default', or leave {name} out",
+            )
     return settings
+
+
+def _cache_threshold(text: str) -> float:
+    name, _, number = text.partition(":")
+    if name != FIRST_BLOCK:
+        raise UnknownNameError("cache", name, [FIRST_BLOCK])
+    try:
+        threshold = float(number)
+    except ValueError:
+        threshold = -1.0
+    if not 0 < threshold < 1:
+        raise InvalidArgumentError(
+            f"cache={text!r} has no threshold between 0 and 1; expected e.g. '{FIRST_BLOCK}:0.1'"
+        )
+    return threshold
 
 
 def _refuse_quantization(name: str, place: torch.device) -> None:

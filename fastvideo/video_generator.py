@@ -61,6 +61,7 @@ class VideoGenerator:
         parallel: Parallel | None = None,
         attention_backend: Wish | None = None,
         quantization: str | None = None,
+        cache: str | None = None,
         executor: str = "auto",
         device: str | torch.device | None = None,
         dtype: DType | Mapping[str, DType] | None = None,
@@ -78,6 +79,7 @@ class VideoGenerator:
             parallel: pins the mesh; None lets the planner choose.
             attention_backend: name of an attention backend that must be used, or one with options (``SlidingTile``).
             quantization: as for :func:`fastvideo.compile`.
+            cache: as for :func:`fastvideo.compile`; every generation starts with an empty one.
             executor: as for :func:`fastvideo.compile`.
             device: None is CUDA where there is one, otherwise CPU.
             dtype: of the weights, one for all or one per component, such as ``{"vae": "float32"}``. The default
@@ -121,6 +123,7 @@ class VideoGenerator:
                         parallel=parallel,
                         attention_backend=attention_backend,
                         quantization=quantization,
+                        cache=cache,
                         executor=executor,
                         device=device,
                         passes=passes,

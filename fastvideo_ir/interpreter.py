@@ -20,6 +20,7 @@ from . import dialect
 from .block import Block
 from .errors import InvalidArgumentError
 from .graph import map_arguments, on_device
+from .memory import MEMORY_OPS, Memory
 from .program import Program, Stage, tensor_type
 from .types import local_slice
 
@@ -147,9 +148,10 @@ def run_rank(
     inputs: Sequence[Tensor],
     communicator: Communicator,
     device: torch.device | None = None,
+    memory: Memory | None = None,
 ) -> list[Any]:
-    """Run one rank's local program. ``params`` are this rank's pieces, ``inputs`` whole."""
-    run = _run(program, params, inputs, device)
+    """Run one rank's local program. ``params`` are this rank's pieces, ``inputs`` whole, ``memory`` what it keeps."""
+    run = _run(program, params, inputs, device, memory)
     try:
         request = next(run)
         while True:
@@ -163,6 +165,7 @@ def run_lockstep(
     params: Sequence[Mapping[str, Tensor]],
     inputs: Sequence[Tensor],
     device: torch.device | None = None,
+    memories: Sequence[Memory] | None = None,
 ) -> list[list[Any]]:
     """Run the local programs of all ranks in one process, from collective to collective.
 
@@ -170,11 +173,16 @@ def run_lockstep(
         programs: one per rank.
         params: pieces per rank.
         inputs: whole, the same for every rank.
+        memories: what each rank keeps.
 
     Returns:
         Flat outputs per rank.
     """
-    runs = [_run(program, piece, inputs, device) for program, piece in zip(programs, params, strict=True)]
+    kept = memories or [None] * len(programs)
+    runs = [
+        _run(program, piece, inputs, device, memory)
+        for program, piece, memory in zip(programs, params, kept, strict=True)
+    ]
     outputs: list[list[Any] | None] = [None] * len(runs)
     answers: list[Tensor | None] = [None] * len(runs)
     mesh = programs[0].mesh
@@ -234,13 +242,19 @@ def _exchange(requests: list[Request], group: Sequence[int], position: int) -> T
 
 
 def _run(
-    program: Program, params: Mapping[str, Tensor], inputs: Sequence[Tensor], device: torch.device | None
+    program: Program,
+    params: Mapping[str, Tensor],
+    inputs: Sequence[Tensor],
+    device: torch.device | None,
+    memory: Memory | None = None,
 ) -> RankRun:
     if len(inputs) != len(program.input_nodes):
         raise InvalidArgumentError(f"the program takes {len(program.input_nodes)} tensors, got {len(inputs)}")
     first = next(iter([*inputs, *params.values()]), None)
     device = device or (first.device if first is not None else torch.device("cpu"))
     values = _Values()
+    if memory is not None:
+        memory.begin()
     remaining_inputs = iter(inputs)
     last_use = {operand: node for node in program.nodes for operand in node.all_input_nodes}
     for node in program.nodes:
@@ -248,10 +262,13 @@ def _run(
             param = program.params.get(node.name)
             values[node] = params[param.key] if param else _input(program, node, next(remaining_inputs))
         elif node.op == "call_function":
-            values[node] = yield from _step(program, node, values, device)
+            if memory is not None and node.target in MEMORY_OPS:
+                values[node] = memory.perform(node, values.__getitem__)
+            elif memory is None or not memory.leaves_out(node):
+                values[node] = yield from _step(program, node, values, device)
             for operand in set(node.all_input_nodes):
                 if last_use[operand] is node:
-                    del values[operand]
+                    values.pop(operand, None)
     outputs = [values[value] if isinstance(value, fx.Node) else value for value in program.output_values]
     for node in values:
         values[node]  # no transfer outlives its run, whether its result is read or not

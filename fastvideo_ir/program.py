@@ -75,6 +75,7 @@ class NodeInfo:
         uses: the types in which it wants its tensor operands, where those may still differ from the operands' own.
             Set by ``plan-sharding``, honoured and cleared by ``insert-reshards``.
         pinned: for an input, the mesh axes along which its type is the user's choice; no pass may change it there.
+        skippable: whether a call may leave it out (see :mod:`fastvideo_ir.memory`).
     """
 
     type: ValueType | None
@@ -82,6 +83,7 @@ class NodeInfo:
     provenance: Provenance | None = None
     uses: tuple[TensorType, ...] | None = None
     pinned: tuple[str, ...] = ()
+    skippable: bool = False
 
 
 class ParamKind(enum.Enum):

@@ -61,7 +61,8 @@ class Rewriter:
             kwargs: its keyword arguments.
             before: where it goes; exactly one of ``before`` and ``after``.
             after: likewise.
-            sources: the nodes it is made from; the first one's location is kept. The anchor where empty.
+            sources: the nodes it is made from; the first one's location is kept, and whether it may be left out. The
+                anchor where empty.
             type: what it yields; inferred where None.
             name: wish for its name.
         """
@@ -75,7 +76,8 @@ class Rewriter:
             node = self.program.graph.create_node("call_function", target, tuple(args), dict(kwargs or {}), name)
         provenance = Provenance(self._by, tuple(dict.fromkeys(origin.name for origin in origins)))
         node.meta = {}
-        set_info(node, NodeInfo(known, info(origins[0]).location if origins else None, provenance))
+        first = info(origins[0]) if origins else NodeInfo(None)
+        set_info(node, NodeInfo(known, first.location, provenance, skippable=first.skippable))
         self.changes += 1
         for listener in self._listeners:
             listener.inserted(node)
@@ -179,6 +181,11 @@ class Rewriter:
         known = info(node)
         pinned = tuple(dict.fromkeys((*known.pinned, axis)))
         set_info(node, replace(known, type=tensor_type(node).with_placement(axis, placement), pinned=pinned))
+        self.changes += 1
+
+    def set_skippable(self, node: fx.Node) -> None:
+        """Let calls of the program leave ``node`` out."""
+        set_info(node, replace(info(node), skippable=True))
         self.changes += 1
 
     def set_outputs(self, values: Sequence[Any]) -> None:

@@ -22,7 +22,7 @@ from typing import Any
 import torch
 from torch import fx
 
-from . import dialect  # noqa: F401  (registers the fv ops that a text may name)
+from . import dialect, memory  # noqa: F401  (register the fv ops that a text may name)
 from .errors import FastVideoError, ParseError
 from .mesh import Mesh
 from .ops.registry import registry, target_name
@@ -84,6 +84,8 @@ def print_node(node: fx.Node, program: Program, *, locations: bool = True) -> st
         body += " uses(" + ", ".join(str(use) for use in known.uses) + ")"
     if known.pinned:
         body += f" pinned({', '.join(known.pinned)})"
+    if known.skippable:
+        body += " skippable"
     if locations and known.location:
         place = known.location
         body += f" loc({json.dumps(place.module)} {json.dumps(place.file)}:{place.line})"
@@ -195,6 +197,7 @@ def _parse_info(type_text: str, rest: str) -> NodeInfo:
     location: Location | None = None
     provenance: Provenance | None = None
     pinned: tuple[str, ...] = ()
+    skippable = False
     rest = rest.strip()
     while rest:
         if rest.startswith("uses("):
@@ -202,6 +205,8 @@ def _parse_info(type_text: str, rest: str) -> NodeInfo:
             parsed = parse_type(f"({inner})") if inner else None
             elements = getattr(parsed, "elements", ()) if parsed else ()
             uses = tuple(element for element in elements if element is not None)
+        elif rest.startswith("skippable"):
+            skippable, rest = True, rest[len("skippable") :]
         elif found := re.match(r"pinned\((\w+(?:, \w+)*)\)", rest):
             pinned = tuple(found[1].split(", "))
             rest = rest[found.end() :]
@@ -212,9 +217,11 @@ def _parse_info(type_text: str, rest: str) -> NodeInfo:
             provenance = Provenance(json.loads(found[1]), tuple((found[2] or "").split()))
             rest = rest[found.end() :]
         else:
-            raise ParseError(f"unexpected text {rest!r}; expected uses(...), pinned(...), loc(...) or by(...)")
+            raise ParseError(
+                f"unexpected text {rest!r}; expected uses(...), pinned(...), skippable, loc(...) or by(...)"
+            )
         rest = rest.strip()
-    return NodeInfo(parse_type(type_text), location, provenance, uses, pinned)
+    return NodeInfo(parse_type(type_text), location, provenance, uses, pinned, skippable)
 
 
 def _enclosed(text: str) -> tuple[str, str]:

@@ -14,6 +14,7 @@ from typing import Any
 from torch import fx
 
 import fastvideo_ir as ir
+from fastvideo_ir import memory
 from fastvideo_ir.block import Block
 from fastvideo_ir.first_rank import runs_on_first_rank
 from fastvideo_ir.graph import is_getitem, map_arguments
@@ -53,7 +54,8 @@ def _stretches(program: ir.Program) -> list[list[fx.Node]]:
         if node.op != "call_function":
             continue
         outside = _belongs_to_none(node)
-        if node in cuts or outside:
+        changes = bool(result[-1]) and ir.info(node).skippable != ir.info(result[-1][0]).skippable
+        if node in cuts or outside or changes:
             result.append([])
         if not outside:
             result[-1].append(node)
@@ -62,7 +64,8 @@ def _stretches(program: ir.Program) -> list[list[fx.Node]]:
 
 def _belongs_to_none(node: fx.Node) -> bool:
     maker, _ = tensor_of(node)
-    return maker.target in ir.dialect.TRANSFERS or runs_on_first_rank(maker)
+    outside = maker.target in ir.dialect.TRANSFERS or maker.target in memory.MEMORY_OPS
+    return outside or runs_on_first_rank(maker)
 
 
 def _cuts(program: ir.Program) -> set[fx.Node]:

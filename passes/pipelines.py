@@ -16,12 +16,14 @@ import fastvideo_ir as ir
 from fastvideo_ir.errors import InvalidArgumentError, UnknownNameError
 
 from ..backends import attention
+from .cache_blocks import CacheBlocks
 from .canonicalize import Canonicalize
 from .choose_mesh import ChooseMesh
 from .expand_statistics import ExpandStatistics
 from .fuse_linear_gelu import FuseLinearGelu
 from .insert_reshards import InsertReshards
 from .lower_reshards import LowerReshards
+from .mark_skippable import MarkSkippable
 from .pack_collectives import PackCollectives
 from .plan_sharding import PlanSharding
 from .planner.cost import Hardware
@@ -44,6 +46,7 @@ class Target:
         attention_backend: a registered name, a backend with its options, or ``"auto"``.
         quantization: format of linear layers, ``"fp8"`` or ``"int8"``; None for none.
         shard_params: whether ranks share the params that all of them need; None: where memory is the limit.
+        cache: threshold of first-block caching; None for no cache.
         evaluate: runs a program on the inputs that it is compiled for; passes measure with it. None: nothing to run.
         hardware: rates of the devices and their links.
     """
@@ -53,6 +56,7 @@ class Target:
     attention_backend: attention.Wish = attention.AUTO
     quantization: str | None = None
     shard_params: bool | None = None
+    cache: float | None = None
     evaluate: Evaluate | None = field(default=None, repr=False, compare=False)
     hardware: Hardware = field(default_factory=Hardware)
 
@@ -68,6 +72,7 @@ def default_pipeline(target: Target) -> list[ir.Pass]:
         *_attention(target),
         *_approximations(target),
         FuseLinearGelu(),
+        *([CacheBlocks(threshold=target.cache)] if target.cache is not None else []),
         ChooseMesh(ranks=target.ranks, hardware=target.hardware, device=target.device),
         PlanSharding(hardware=target.hardware, device=target.device),
         InsertReshards(),
@@ -75,6 +80,7 @@ def default_pipeline(target: Target) -> list[ir.Pass]:
         LowerReshards(),
         PackCollectives(),
         *_memory_savers(target),
+        *([MarkSkippable()] if target.cache is not None else []),
     ]
 
 

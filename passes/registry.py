@@ -7,12 +7,14 @@ import re
 import fastvideo_ir as ir
 from fastvideo_ir.errors import InvalidArgumentError
 
+from .cache_blocks import CacheBlocks
 from .canonicalize import Canonicalize
 from .choose_mesh import ChooseMesh
 from .expand_statistics import ExpandStatistics
 from .fuse_linear_gelu import FuseLinearGelu
 from .insert_reshards import InsertReshards
 from .lower_reshards import LowerReshards
+from .mark_skippable import MarkSkippable
 from .measure_windows import MeasureWindows
 from .pack_collectives import PackCollectives
 from .plan_sharding import PlanSharding
@@ -35,6 +37,7 @@ BUILT_IN: tuple[type[ir.Pass], ...] = (
     SelectAttentionBackend,
     QuantizeLinear,
     FuseLinearGelu,
+    CacheBlocks,
     ChooseMesh,
     PlanSharding,
     InsertReshards,
@@ -42,6 +45,7 @@ BUILT_IN: tuple[type[ir.Pass], ...] = (
     LowerReshards,
     PackCollectives,
     ShardParams,
+    MarkSkippable,
 )
 _registered: dict[str, type[ir.Pass]] = {}
 

@@ -15,6 +15,7 @@ from ..passes.localize import localize
 from ..passes.outline_blocks import OutlineBlocks
 from .communicator import MeshCommunicator
 from .inputs import InputPack
+from .memories import CacheCounts, Memories, Scope
 from .process_groups import ProcessGroups
 from .progress import Progress
 from .weights import RankWeights
@@ -26,6 +27,7 @@ class _Loaded:
     inputs: InputPack
     communicator: MeshCommunicator | None = None
     params: dict[str, Tensor] = field(default_factory=dict)
+    memories: Memories = field(default_factory=Memories)
 
 
 class Rank:
@@ -59,7 +61,7 @@ class Rank:
         """Rank 0: the inputs of a run, checked and on the device. See :meth:`InputPack.place`."""
         return self._loaded[number].inputs.place(inputs, self.groups.device)
 
-    def run(self, number: int, inputs: Sequence[Tensor] | None = None) -> list[Any]:
+    def run(self, number: int, scope: Scope, inputs: Sequence[Tensor] | None = None) -> list[Any]:
         """Run a program. Rank 0 gives the inputs, from :meth:`place`; the others receive them."""
         loaded = self._loaded[number]
         assert loaded.communicator is not None, "a program is prepared before it runs"
@@ -73,9 +75,16 @@ class Rank:
                 buffer = loaded.inputs.pack(inputs, device)
             if buffer.numel():
                 self.groups.broadcast(buffer)
-            outputs = ir.interpreter.run_rank(loaded.program, loaded.params, inputs, loaded.communicator, device)
+            memory = loaded.memories.of(scope)
+            outputs = ir.interpreter.run_rank(
+                loaded.program, loaded.params, inputs, loaded.communicator, device, memory
+            )
         self._progress.advance()
         return outputs
+
+    def cache_counts(self, number: int) -> CacheCounts:
+        """How many calls of a program left blocks out in the last generation."""
+        return self._loaded[number].memories.counts
 
     def forget_weights(self) -> None:
         """Let go of all weights, before new ones come; every program must be prepared again."""

@@ -27,6 +27,7 @@ import fastvideo_ir as ir
 
 from .channel import Channel, ChannelClosedError
 from .launch import mark_as_worker, share_of_cores
+from .memories import Scope
 from .numerics import apply_numeric_settings
 from .process_groups import PeerLostError, ProcessGroups
 from .progress import Progress
@@ -97,7 +98,7 @@ class _Worker:
             case "prepare":
                 self._rank.prepare(message["program"])
             case "run":
-                self._rank.run(message["program"])
+                self._rank.run(message["program"], Scope(**message["scope"]))
             case "drop":
                 self._rank.drop(message["program"])
             case "forget":

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
 from torch import fx, nn
@@ -20,6 +20,7 @@ from ..settings import Settings
 from .records import (
     AttentionReport,
     BlockReport,
+    CacheReport,
     CollectiveReport,
     EagerCallReport,
     MemoryReport,
@@ -59,7 +60,7 @@ class Subject:
     elsewhere: bool = False
 
 
-def report_of(model: nn.Module, settings: Settings, entries: Iterable[Specialization]) -> Report:
+def report_of(model: nn.Module, settings: Settings, entries: Sequence[Specialization]) -> Report:
     """The report of a compiled model."""
     programs = [
         program_report(
@@ -75,6 +76,12 @@ def report_of(model: nn.Module, settings: Settings, entries: Iterable[Specializa
         )
         for entry in entries
     ]
+    if settings.cache is not None:
+        counts = [entry.executor.cache_counts for entry in entries]
+        programs = [
+            replace(program, cache=CacheReport(settings.cache, count.computed, count.skipped))
+            for program, count in zip(programs, counts, strict=True)
+        ]
     return Report(type(model).__name__, settings.num_ranks, settings.executor, str(settings.device), tuple(programs))
 
 

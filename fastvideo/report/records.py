@@ -22,6 +22,21 @@ class AttentionReport:
 
 
 @dataclass(frozen=True)
+class CacheReport:
+    """First-block caching.
+
+    Attributes:
+        threshold: the relative change below which blocks are left out.
+        computed: calls since the last reset that computed all blocks.
+        skipped: calls that left blocks out.
+    """
+
+    threshold: float
+    computed: int
+    skipped: int
+
+
+@dataclass(frozen=True)
 class CollectiveReport:
     """Collectives of one kind that move the same types, or attentions whose keys and values travel.
 
@@ -189,6 +204,7 @@ class ProgramReport:
     flops: int
     flops_per_rank: tuple[int, ...]
     param_bytes_per_rank: tuple[int, ...]
+    cache: CacheReport | None = None
 
 
 @dataclass(frozen=True)

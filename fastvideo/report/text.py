@@ -7,7 +7,16 @@ from collections import Counter
 from collections.abc import Iterable, Sequence
 
 from ..passes.analysis.replication import NO_RULE
-from .records import BlockReport, CollectiveReport, MemoryReport, ProgramReport, ReplicatedReport, Report, StepReport
+from .records import (
+    BlockReport,
+    CacheReport,
+    CollectiveReport,
+    MemoryReport,
+    ProgramReport,
+    ReplicatedReport,
+    Report,
+    StepReport,
+)
 
 NOTABLE = 0.005
 """Share of a block's time from which a replicated op has a line of its own."""
@@ -35,6 +44,7 @@ def _program(program: ProgramReport) -> list[str]:
         *(_line("work", [_work(program.flops, program.flops_per_rank)]) if program.flops else []),
         *_line("mesh", [program.mesh]),
         *_line("attention", _attention(program)),
+        *_line("cache", _cache(program.cache)),
         *_line("capture", [_capture(program)]),
         *_line("stays Python", [f"{e.module}, on rank 0: {e.place}: {e.reason}" for e in program.eager_calls]),
     ]
@@ -52,6 +62,12 @@ def _step(step: StepReport, ranks: int) -> list[str]:
         f"modelled on {step.hardware}",
         f"{seconds(step.compute_seconds)} compute, {seconds(step.communication_seconds)} communication",
     ]
+
+
+def _cache(cache: CacheReport | None) -> list[str]:
+    if cache is None:
+        return []
+    return [f"first block, threshold {cache.threshold:g}: {cache.computed} calls computed all, {cache.skipped} skipped"]
 
 
 def _memory(memory: MemoryReport) -> list[str]:

@@ -192,8 +192,9 @@ class Search:
             before = at
             at = self._walk(before, before.position + repeat.period, steps, history)
             added = self._steady_cost(before, at, repeat.period)
-            if added is not None and at.position < last:
-                at = self._skip(at, repeat.period, (last - at.position) // repeat.period, added, steps, history)
+            blocks = self._alike(at.position, repeat.period, (last - at.position) // repeat.period)
+            if added is not None and blocks:
+                at = self._skip(at, repeat.period, blocks, added, steps, history)
         return self._walk(at, repeat.stop, steps, history)
 
     def _steady_cost(self, before: Frontier, after: Frontier, period: int) -> float | None:
@@ -202,6 +203,17 @@ class Search:
             return None
         added = [b[0] - a[0] for a, b in zip(before.states.values(), after.states.values(), strict=True)]
         return added[0] if max(added) - min(added) <= SAME_COST * added[0] else None
+
+    def _alike(self, stop: int, period: int, blocks: int) -> int:
+        """How many of the next blocks make values that live as long as those of the block that ends at ``stop``."""
+        for number in range(1, blocks + 1):
+            for position in range(stop - period, stop):
+                node, twin = self._nodes[position], self._nodes[position + number * period]
+                for result in range(len(result_types(node))):
+                    here, there = self._last_use.get((node, result)), self._last_use.get((twin, result))
+                    if there != (None if here is None else here + number * period):
+                        return number - 1
+        return blocks
 
     def _twins(self, at: Frontier, period: int, distance: int) -> list[Value]:
         """The live values as they are ``distance`` later: those made in the block that ends here have moved along."""

@@ -9,16 +9,22 @@ from typing import Any, Self
 
 from torch import Tensor
 
+from ..memories import CacheCounts, Scope
+
+WHOLE = Scope()
+"""One scope for programs that keep nothing."""
+
 
 class Executor(ABC):
     """One program, ready to run on its ranks. A context manager that closes itself."""
 
     @abstractmethod
-    def run(self, inputs: Sequence[Tensor]) -> list[Any]:
+    def run(self, inputs: Sequence[Tensor], scope: Scope = WHOLE) -> list[Any]:
         """Run the program once.
 
         Args:
             inputs: flat and whole, on any device.
+            scope: which calls share what the program keeps.
 
         Returns:
             The flat and whole outputs on the program's device; constants stand where the program returns such.
@@ -28,6 +34,11 @@ class Executor(ABC):
             WorkerError: a rank died, raised or hung.
             FastVideoError: the executor is closed.
         """
+
+    @property
+    @abstractmethod
+    def cache_counts(self) -> CacheCounts:
+        """How many calls of the last generation left blocks out; every rank the same."""
 
     @property
     @abstractmethod

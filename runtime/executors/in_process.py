@@ -11,10 +11,12 @@ import torch
 from torch import Tensor
 
 import fastvideo_ir as ir
+from fastvideo_ir.memory import Memory
 
 from ..inputs import InputPack
+from ..memories import CacheCounts, Memories, Scope
 from ..weights import check_params, params_of
-from .base import Executor
+from .base import WHOLE, Executor
 
 
 class InProcessExecutor(Executor):
@@ -31,18 +33,25 @@ class InProcessExecutor(Executor):
         self._device = device
         self._lock = threading.Lock()
         self._closed = False
+        self._memories = [Memories() for _ in range(program.mesh.num_ranks)]
         whole = check_params(program, params)
         self._params = {param.key: param.made_from(whole[param.source].to(device)) for param in params_of(program)}
 
-    def run(self, inputs: Sequence[Tensor]) -> list[Any]:
+    def run(self, inputs: Sequence[Tensor], scope: Scope = WHOLE) -> list[Any]:
         with self._lock, torch.no_grad(), torch.autocast(self._device.type, enabled=False):
             if self._closed:
                 raise ir.errors.FastVideoError("this executor is closed")
-            return self._run(self._inputs.place(inputs, self._device))
+            return self._run(
+                self._inputs.place(inputs, self._device), [memories.of(scope) for memories in self._memories]
+            )
 
     @abstractmethod
-    def _run(self, inputs: list[Tensor]) -> list[Any]:
-        """Run on inputs that are checked and on the device."""
+    def _run(self, inputs: list[Tensor], memories: list[Memory]) -> list[Any]:
+        """Run on inputs that are checked and on the device, with the memory of each rank."""
+
+    @property
+    def cache_counts(self) -> CacheCounts:
+        return self._memories[0].counts
 
     @property
     def alive(self) -> bool:
@@ -52,3 +61,4 @@ class InProcessExecutor(Executor):
         with self._lock:
             self._closed = True
             self._params = {}
+            self._memories = [Memories() for _ in self._memories]

@@ -9,6 +9,7 @@ import torch
 from torch import Tensor
 
 import fastvideo_ir as ir
+from fastvideo_ir.memory import Memory
 
 from ...passes.localize import localize
 from ...passes.outline_blocks import OutlineBlocks
@@ -36,5 +37,6 @@ class LocalExecutor(InProcessExecutor):
         self._program = localize(program, 0)
         ir.run_passes(self._program, [OutlineBlocks(generator=generator)])
 
-    def _run(self, inputs: list[Tensor]) -> list[Any]:
-        return ir.interpreter.run_rank(self._program, self._params, inputs, ir.interpreter.Alone(), self._device)
+    def _run(self, inputs: list[Tensor], memories: list[Memory]) -> list[Any]:
+        alone = ir.interpreter.Alone()
+        return ir.interpreter.run_rank(self._program, self._params, inputs, alone, self._device, memories[0])

@@ -10,7 +10,7 @@ import time
 import weakref
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from typing import Any
 
 import torch
@@ -20,13 +20,14 @@ import fastvideo_ir as ir
 
 from ..channel import ChannelClosedError
 from ..launch import refuse_in_worker
+from ..memories import CacheCounts, Scope
 from ..numerics import numeric_settings
 from ..process_groups import PeerLostError, ProcessGroups
 from ..processes import WorkerProcesses
 from ..rank import Rank
 from ..shared_memory import share_tensors
 from ..weights import check_params
-from .base import Executor
+from .base import WHOLE, Executor
 
 _POLL_SECONDS = 20e-6
 
@@ -204,12 +205,13 @@ class WorkerGroup:
     def _prepare(self, number: int) -> None:
         self._command({"op": "prepare", "program": number}, lambda: self._session.rank.prepare(number))
 
-    def _run(self, number: int, inputs: Sequence[Tensor]) -> list[Any]:
+    def _run(self, number: int, inputs: Sequence[Tensor], scope: Scope) -> list[Any]:
         with self._exclusive():
             rank = self._session.rank
             placed = rank.place(number, inputs)
             outputs: list[Any] = []
-            self._command({"op": "run", "program": number}, lambda: outputs.extend(rank.run(number, placed)))
+            message = {"op": "run", "program": number, "scope": asdict(scope)}
+            self._command(message, lambda: outputs.extend(rank.run(number, scope, placed)))
             return outputs
 
     def _drop(self, number: int) -> None:
@@ -301,10 +303,14 @@ class MpExecutor(Executor):
         self._number = number
         self._closed = False
 
-    def run(self, inputs: Sequence[Tensor]) -> list[Any]:
+    def run(self, inputs: Sequence[Tensor], scope: Scope = WHOLE) -> list[Any]:
         if self._closed:
             raise ir.errors.FastVideoError("this executor is closed")
-        return self._group._run(self._number, inputs)
+        return self._group._run(self._number, inputs, scope)
+
+    @property
+    def cache_counts(self) -> CacheCounts:
+        return self._group._session.rank.cache_counts(self._number)
 
     @property
     def alive(self) -> bool:

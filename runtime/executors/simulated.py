@@ -9,6 +9,7 @@ import torch
 from torch import Tensor
 
 import fastvideo_ir as ir
+from fastvideo_ir.memory import Memory
 
 from ...passes.localize import localize
 from .in_process import InProcessExecutor
@@ -30,8 +31,8 @@ class SimulatedExecutor(InProcessExecutor):
             for rank in range(mesh.num_ranks)
         ]
 
-    def _run(self, inputs: list[Tensor]) -> list[Any]:
-        return ir.interpreter.run_lockstep(self._programs, self._pieces, inputs, self._device)[0]
+    def _run(self, inputs: list[Tensor], memories: list[Memory]) -> list[Any]:
+        return ir.interpreter.run_lockstep(self._programs, self._pieces, inputs, self._device, memories)[0]
 
     def close(self) -> None:
         super().close()

@@ -25,6 +25,9 @@ class DenoiseStage(Stage):
 
     def run(self, state: GenerationState) -> None:
         assert state.timesteps is not None and state.latents is not None
+        for role in self.context.family.compiled:
+            if role in self.context.components:
+                self.context.components[role].value.reset_cache()
         step = SchedulerStep(self.context.components["scheduler"].value, state)
         for index, timestep in enumerate(state.timesteps):
             self._announce(index)

@@ -1,10 +1,10 @@
-"""SAGE_ATTN: attention on 8-bit codes, by the fastest implementation that is there and exact enough.
+"""SAGE_ATTN: attention on 8-bit codes, by the ``sageattention`` package where it fits the GPU, else by our own kernel.
 
 Sources: Zhang et al., "SageAttention" (2024) and "SageAttention2" (2024): keys and values without their mean over the
-tokens, codes with fine scales; Shah et al., "FlashAttention-3" (2024): its fp8 form, and the rotation that spreads
-outliers over the channels.
+tokens, codes with fine scales; Shah et al., "FlashAttention-3" (2024): the rotation that spreads outliers over the
+channels. Its fp8 form (:mod:`flash3`) is a candidate that ``benchmarks/attention.py`` times and checks.
 
-What all of them do to the operands changes nothing in real arithmetic: a vector that is taken from all keys moves all
+What they do to the operands changes nothing in real arithmetic: a vector that is taken from all keys moves all
 scores of a query alike, which softmax does not see; one that is taken from all values comes back in the result, since
 weights add up to one; a rotation of queries and keys keeps their products.
 """
@@ -35,7 +35,7 @@ Implementation = Callable[[Tensor, Tensor, Tensor, float], Tensor]
 
 
 class SageAttention(AttentionBackend):
-    """Attention on int8 or fp8 codes; about 1.2 times as fast as FlashAttention 3, cosine at least 0.998. No masks."""
+    """Attention on int8 and fp8 codes, for long sequences; cosine to exact attention at least 0.998. No masks."""
 
     name = "SAGE_ATTN"
     exact = False
@@ -69,7 +69,7 @@ class SageAttention(AttentionBackend):
             return self.reference(q, k, v, mask, scale, causal)
         if k.shape[2] < FEWEST_KEYS:
             return _in_half_precision(q, k, v, scale)
-        return implementation(q.shape[3])(q, k, v, _scale(q, scale))
+        return implementation()(q, k, v, _scale(q, scale))
 
     def reference(
         self, q: Tensor, k: Tensor, v: Tensor, mask: Tensor | None, scale: float | None, causal: bool
@@ -77,15 +77,14 @@ class SageAttention(AttentionBackend):
         return quantized_attention(q, k, v, _scale(q, scale))
 
 
-def implementation(head_dim: int) -> Implementation:
-    """What runs attention with many keys on this GPU: the package, FlashAttention 3 in fp8, or our own kernel."""
-    capability = torch.cuda.get_device_capability()
-    package = sage_package(capability)
+def implementation() -> Implementation:
+    """What runs attention with many keys on this GPU: the package where it fits, else our own kernel."""
+    package = sage_package(torch.cuda.get_device_capability())
     if package is not None:
         return package
-    from . import flash3, kernel
+    from .kernel import attend
 
-    return flash3.attend if flash3.fits(capability, head_dim) else kernel.attend
+    return attend
 
 
 def _in_half_precision(q: Tensor, k: Tensor, v: Tensor, scale: float | None) -> Tensor:

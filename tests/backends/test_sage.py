@@ -23,7 +23,8 @@ from fastvideo_ir.errors import BackendUnavailableError
 
 COSINE = 0.998
 CUT = 0.12
-"""Error of e4m3 codes under Triton's interpreter, which cuts where a GPU rounds. Wrong orders or scales make it 1."""
+"""Error of e4m3 codes under Triton's interpreter, which halves those that round up to a power of two. Wrong orders of
+tokens or channels, or wrong scales, make it 1."""
 PHASES = (Phase.explicit, Phase.generate)
 """Without shrinking, which takes minutes under the interpreter."""
 

@@ -178,7 +178,7 @@ def run_lockstep(
     Returns:
         Flat outputs per rank.
     """
-    kept = memories or [None] * len(programs)
+    kept: Sequence[Memory | None] = memories or [None] * len(programs)
     runs = [
         _run(program, piece, inputs, device, memory)
         for program, piece, memory in zip(programs, params, kept, strict=True)

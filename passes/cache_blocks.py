@@ -64,11 +64,7 @@ class CacheBlocks(ir.Pass):
                 slot = f"chain{number}.stream{stream}"
                 after = max(exit_, decision, key=list(program.nodes).index)
                 result = rewriter.insert(memory.resume, (exit_, entry, decision, slot), after=after, sources=(exit_,))
-                inside = chain.inside
-                rewriter.replace(
-                    exit_, result, only=lambda user, own=result, inside=inside: user is not own and user not in inside,
-                    erase=False,
-                )  # fmt: skip
+                _use_instead(rewriter, exit_, result, chain.inside)
 
     def _decide(self, rewriter: ir.Rewriter, chain: _Chain) -> fx.Node:
         """The relative change of what the first block adds to its largest stream, and the decision on it."""
@@ -92,6 +88,15 @@ class CacheBlocks(ir.Pass):
         distance = add(aten.sum.dim_IntList, change, dims, False, dtype=wide)
         size = add(aten.sum.dim_IntList, add(aten.abs.default, then), dims, False, dtype=wide)
         return add(memory.decide, add(aten.stack.default, [distance, size]), added, self.threshold, FIRST)
+
+
+def _use_instead(rewriter: ir.Rewriter, value: fx.Node, result: fx.Node, inside: frozenset[fx.Node]) -> None:
+    """Let what reads ``value`` behind the chain read ``result``."""
+
+    def is_behind(user: fx.Node) -> bool:
+        return user is not result and user not in inside
+
+    rewriter.replace(value, result, only=is_behind, erase=False)
 
 
 @dataclass(frozen=True)

@@ -31,7 +31,7 @@ LOWER = "insert-reshards,expand-statistics,lower-reshards,pack-collectives"
 TOLERANCE = 1e-9
 """Sums are taken in another order, and norms of nearly equal numbers magnify that."""
 FUZZ = os.environ.get("FUZZ")
-"""``FUZZ=2000 pytest …`` tries as many programs, others each time, and does not shrink what it finds."""
+"""``FUZZ=2000 pytest --timeout=0 …`` tries as many programs, others each time, and does not shrink what it finds."""
 fuzzed = settings(
     max_examples=int(FUZZ or 25),
     derandomize=not FUZZ,

@@ -109,7 +109,7 @@ def _stretches(program: ir.Program) -> list[list[fx.Node]]:
             held = set()
         result[-1].append(node)
         held |= read
-    return result
+    return [stretch for stretch in result if stretch]
 
 
 def _piece(kind: ir.TensorType, mesh: ir.Mesh, axes: list[str]) -> ir.TensorType | None:

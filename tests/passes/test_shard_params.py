@@ -53,8 +53,9 @@ def test_ranks_hold_a_piece_each_and_compute_the_same(executor: str) -> None:
         if executor == "simulated":
             held = [matrix_bytes(pieces.values()) for pieces in found.executor._pieces]  # type: ignore[attr-defined]
         else:
-            assert ranks._group is not None
-            held = [matrix_bytes(ranks._group._session.rank._loaded[0].params.values())]
+            group = ranks._ranks.group
+            assert group is not None
+            held = [matrix_bytes(group._session.rank._loaded[0].params.values())]
     whole = matrix_bytes(p for p in model.parameters())
     assert all(abs(size - whole / 3) <= 0.04 * whole for size in held)
     # The blocks of the model, and what stands before and behind them.

@@ -12,7 +12,7 @@ VENV_PYTHON := $(VENV)/bin/python
 INSTALLED := $(VENV)/.installed
 
 .DEFAULT_GOAL := help
-.PHONY: help install demo test lint ruff mypy fmt clean
+.PHONY: help install demo test zoo lint ruff mypy fmt clean
 
 help: ## show this list
 	@grep -E '^[a-z]+:.*##' $(MAKEFILE_LIST) | sed -E 's/^([a-z]+):.*## /\1\t/' | expand -t 10
@@ -25,6 +25,9 @@ demo: $(INSTALLED) ## write an mp4 from a prompt on 2 ranks
 # One thread a worker: the workers and the ranks they start share the cores, and numbers repeat.
 test: lint ## lint, then run all tests
 	OMP_NUM_THREADS=1 MKL_NUM_THREADS=1 $(VENV_PYTHON) -m pytest -q -n $(WORKERS) --dist worksteal $(PYTEST_ARGS)
+
+zoo: $(INSTALLED) ## run the whole zoo, which takes an hour, and write docs/coverage.md
+	OMP_NUM_THREADS=1 MKL_NUM_THREADS=1 $(VENV_PYTHON) -m tests.zoo.report --workers $(WORKERS)
 
 lint: ruff mypy ## ruff and mypy
 

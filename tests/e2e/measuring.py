@@ -87,6 +87,12 @@ class Row:
         return f"error {max(self.errors):.1e}, work {self.work_ratio:.3f} × eager's, attention per rank {shares}"
 
 
+def attention_share(work: Work, whole: int) -> float:
+    """What the busiest rank does of the attention, as a multiple of an even share of ``whole``."""
+    ranks = [rank for rank in work.total if rank is not None]
+    return max(work.attention[rank] for rank in ranks) * len(ranks) / whole
+
+
 def measure(outputs: Sequence[Tensor], expected: Sequence[Tensor], work: Work, eager: Work, ranks: int) -> Row:
     """Compare a run on ``ranks`` ranks with eager's."""
     assert eager.attention[None], "eager has no attention that could be counted"

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import zlib
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
@@ -23,6 +24,7 @@ class Draw:
     dtype: torch.dtype
     batch: int
     generator: torch.Generator
+    heads: int = 8
 
     def randn(self, *shape: int) -> Tensor:
         return torch.randn(*shape, generator=self.generator, dtype=torch.float64).to(self.dtype)
@@ -49,9 +51,9 @@ class Draw:
         lengths = torch.tensor([[length - 2 - (self.seed + row) % 3] for row in range(self.batch)])
         return (torch.arange(length)[None] < lengths).long()
 
-    def same_mask(self, length: int) -> Tensor:
-        """The same for every seed, for models that read it into Python and would be captured and planned twice."""
-        return (torch.arange(length)[None] < length - 3).long().expand(self.batch, -1)
+    def either_mask(self, length: int) -> Tensor:
+        """One of two, for models that read it into Python and are captured anew for each."""
+        return (torch.arange(length)[None] < length - 3 - self.seed % 2).long().expand(self.batch, -1)
 
     def integers(self, high: int, *shape: int) -> Tensor:
         return torch.randint(high, (self.batch, *shape), generator=self.generator)
@@ -67,22 +69,36 @@ class ZooCase:
     """One class of the zoo.
 
     Attributes:
-        case: builds the model and its inputs.
-        tolerance: ``max |a − b| / max |b|`` for every output.
-        casts: what the model computes in fp32, where the tolerance is not ``EXACT``.
+        name: of the class, without what all such names have in common.
+        at: the model and its inputs with that many heads.
+        casts: what the model computes in fp32, or nothing.
         dtype: fp64, but for models that do not run in it.
-        replicated: mesh to the op that cannot be divided there, where the ranks repeat each other's FLOPs.
+        odd_heads: another number of heads, which some of the meshes do not divide.
+        batched: whether a call can have a batch of two.
+        flex: attention is a higher-order op, in which torch's FLOP counter cannot look: the captured program on one
+            rank is counted instead of eager, and its attention is not measured.
     """
 
-    case: ModelCase
-    tolerance: float
-    casts: str
-    dtype: torch.dtype
-    replicated: dict[str, str]
+    name: str
+    at: Callable[[int], ModelCase]
+    casts: str = ""
+    dtype: torch.dtype = torch.float64
+    odd_heads: int = 10
+    batched: bool = True
+    flex: bool = False
 
     @property
-    def name(self) -> str:
-        return self.case.name
+    def tolerance(self) -> float:
+        """``max |a − b| / max |b|`` for every output."""
+        return SINGLE if self.dtype is torch.float32 else CAST_INSIDE if self.casts else EXACT
+
+
+def in_fp32(model: nn.Module, *paths: str) -> nn.Module:
+    """The model with parts that stay in fp32 when the rest is cast, as its checkpoints are loaded."""
+    for path in paths:
+        part = model.get_submodule(path)
+        part._apply = lambda fn, recurse=True, part=part: part  # type: ignore[method-assign,misc]
+    return model
 
 
 def entry(
@@ -90,15 +106,26 @@ def entry(
     make: Callable[[int], nn.Module],
     inputs: Callable[[Draw], dict[str, Any]],
     *,
-    heads: int = 8,
     casts: str = "",
     dtype: torch.dtype = torch.float64,
-    replicated: dict[str, str] | None = None,
+    odd: tuple[int, ...] = (9, 10, 12),
+    batched: bool = True,
+    flex: bool = False,
 ) -> ZooCase:
-    """``make`` takes the number of heads. ``casts`` says what the model computes in fp32, if anything."""
+    """A class of the zoo.
 
-    def draw(seed: int, dtype: torch.dtype, batch: int, generator: torch.Generator) -> Inputs:
-        return inputs(Draw(seed, dtype, batch, generator))
+    Args:
+        name: see :class:`ZooCase`.
+        make: takes the number of heads.
+        inputs: of one call.
+        casts, dtype, batched, flex: see :class:`ZooCase`.
+        odd: other numbers of heads that the model can have.
+    """
 
-    tolerance = SINGLE if dtype is torch.float32 else CAST_INSIDE if casts else EXACT
-    return ZooCase(ModelCase(name, heads, make, draw), tolerance, casts, dtype, replicated or {})
+    def at(heads: int) -> ModelCase:
+        def draw(seed: int, dtype: torch.dtype, batch: int, generator: torch.Generator) -> Inputs:
+            return inputs(Draw(seed, dtype, batch, generator, heads))
+
+        return ModelCase(name, heads, make, draw)
+
+    return ZooCase(name, at, casts, dtype, odd[zlib.crc32(name.encode()) % len(odd)], batched, flex)

@@ -2,13 +2,56 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import torch
 from diffusers import models
 from diffusers.models import transformers
+from diffusers.models.transformers.minimax_music3_rvq_depth_decoder import MiniMaxMusic3RVQDepthDecoder
+from torch import nn
 
-from .cases import ZooCase, entry
+from .cases import Draw, ZooCase, entry
 
 FRAMES, TEXT, TEXT_DIM = 95, 10, 16
+
+
+def _proteina(heads: int) -> nn.Module:
+    """Denoises the atoms of a protein; its attention is biased by a representation of all pairs of tokens."""
+    return transformers.RFD4ProteinaTransformer(  # type: ignore[no-any-return]
+        nlayers=3,
+        token_dim=heads * 12,
+        nheads=heads,
+        dim_cond=24,
+        pair_repr_dim=16,
+        latent_dim=8,
+        token_type_emb_dim=8,
+        t_emb_dim=16,
+        tri_mult_c=16,
+        num_sequence_classes=21,
+        feats_seq=("xt_bb_ca", "xt_local_latents", "token_type"),
+        feats_cond_seq=("time_emb_bb_ca", "time_emb_local_latents"),
+        feats_pair_repr=("xt_bb_ca_pair_dists",),
+    )
+
+
+def _proteina_inputs(draw: Draw) -> dict[str, Any]:
+    length = 37
+    mask = draw.mask(length).bool()
+    return {
+        "bb_ca": draw.tokens(length, 3),
+        "local_latents": draw.tokens(length, 8),
+        "bb_ca_time": draw.fraction(),
+        "local_latents_time": draw.fraction() / 2,
+        "padding_mask": mask,
+        "token_type": draw.integers(7, length),
+        "conditioning": {
+            "is_in_context_conditioning": torch.arange(length).expand(draw.batch, -1) < 2 + draw.seed,
+            "supports_local_latent": mask,
+        },
+        "return_dict": False,
+    }
+
+
 AUDIO: tuple[ZooCase, ...] = (
     entry(
         "StableAudio",
@@ -68,11 +111,12 @@ AUDIO: tuple[ZooCase, ...] = (
             "hidden_states": draw.tokens(FRAMES, 4),
             "timestep": draw.fraction(),
             "timestep_r": draw.fraction() / 2,
-            "encoder_hidden_states": draw.tokens(TEXT, 8 * 12),
+            "encoder_hidden_states": draw.tokens(TEXT, draw.heads * 12),
             "context_latents": draw.tokens(FRAMES, 8),
             "return_dict": False,
         },
         casts="norms",
+        odd=(10, 12),
     ),
     entry(
         "MiniMaxMusic3",
@@ -115,6 +159,7 @@ AUDIO: tuple[ZooCase, ...] = (
             "local_add_cond": draw.tokens(5, FRAMES),
             "return_dict": False,
         },
+        casts="norms",
     ),
     entry(
         "Prior",
@@ -136,16 +181,29 @@ AUDIO: tuple[ZooCase, ...] = (
         },
     ),
     entry(
+        "MiniMaxMusic3Depth",
+        lambda heads: MiniMaxMusic3RVQDepthDecoder(
+            hidden_size=heads * 12,
+            num_layers=2,
+            num_attention_heads=heads,
+            intermediate_size=192,
+            audio_vocab_size=20,
+            max_position_embeddings=64,
+        ),
+        lambda draw: {"inputs_embeds": draw.tokens(37, draw.heads * 12)},
+        casts="norms",
+    ),
+    entry("Proteina", _proteina, _proteina_inputs, casts="time embedding and distances"),
+    entry(
         "T5Film",
         lambda heads: models.T5FilmDecoder(
             input_dims=8, targets_length=37, d_model=heads * 8, num_layers=2, num_heads=heads, d_kv=8, d_ff=64
         ),
         lambda draw: {
-            "encodings_and_masks": [(draw.tokens(TEXT, 64), draw.mask(TEXT))],
+            "encodings_and_masks": [(draw.tokens(TEXT, draw.heads * 8), draw.mask(TEXT))],
             "decoder_input_tokens": draw.tokens(37, 8),
             "decoder_noise_time": draw.fraction(),
         },
-        dtype=torch.float32,
         casts="time embedding",
     ),
 )

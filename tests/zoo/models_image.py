@@ -272,7 +272,6 @@ IMAGE: tuple[ZooCase, ...] = (
             "return_dict": False,
         },
         casts=ROPE,
-        dtype=torch.float32,
     ),
     entry(
         "ZImage",

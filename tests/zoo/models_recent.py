@@ -75,6 +75,7 @@ RECENT: tuple[ZooCase, ...] = (
             "return_dict": False,
         },
         casts=ROPE,
+        odd=(10, 12),
     ),
     entry(
         "ErnieImage",

@@ -9,7 +9,7 @@ from diffusers import models
 from diffusers.models.transformers import TransformerTemporalModel
 from torch import Tensor
 
-from .cases import Draw, ZooCase, entry
+from .cases import Draw, ZooCase, entry, in_fp32
 
 F, H, W = 5, 10, 14
 """The latent grid; 2 × 2 patches make 175 tokens of it."""
@@ -85,6 +85,7 @@ VIDEO: tuple[ZooCase, ...] = (
         "CogVideoX",
         lambda heads: models.CogVideoXTransformer3DModel(num_attention_heads=heads, **COGVIDEO_LIKE),
         _frames_first,
+        odd=(12,),
     ),
     entry(
         "CogVideoX-rotary",
@@ -93,11 +94,13 @@ VIDEO: tuple[ZooCase, ...] = (
         ),
         lambda draw: _frames_first(draw, image_rotary_emb=_rotary(draw, 175, 12)),
         casts="rotary embedding",
+        odd=(12,),
     ),
     entry(
         "ConsisID",
         lambda heads: models.ConsisIDTransformer3DModel(num_attention_heads=heads, **COGVIDEO_LIKE),
         _frames_first,
+        odd=(12,),
     ),
     entry(
         "Mochi",
@@ -112,7 +115,7 @@ VIDEO: tuple[ZooCase, ...] = (
             time_embed_dim=8,
             max_sequence_length=TEXT,
         ),
-        lambda draw: _basic(draw, encoder_attention_mask=draw.same_mask(TEXT).bool()),
+        lambda draw: _basic(draw, encoder_attention_mask=draw.either_mask(TEXT).bool()),
         casts="norms and rotary embedding",
     ),
     entry(
@@ -123,7 +126,7 @@ VIDEO: tuple[ZooCase, ...] = (
             in_channels=4,
             out_channels=4,
             num_layers=2,
-            cross_attention_dim=8 * 12,
+            cross_attention_dim=heads * 12,
             sample_width=W,
             sample_height=H,
             sample_frames=F,
@@ -144,7 +147,7 @@ VIDEO: tuple[ZooCase, ...] = (
             in_channels=4,
             out_channels=8,
             num_layers=2,
-            cross_attention_dim=8 * 12,
+            cross_attention_dim=heads * 12,
             attention_bias=True,
             sample_size=10,
             patch_size=2,
@@ -176,19 +179,22 @@ VIDEO: tuple[ZooCase, ...] = (
     ),
     entry(
         "Cosmos",
-        lambda heads: models.CosmosTransformer3DModel(
-            in_channels=4,
-            out_channels=4,
-            num_attention_heads=heads,
-            attention_head_dim=16,
-            num_layers=2,
-            mlp_ratio=2,
-            text_embed_dim=TEXT_DIM,
-            adaln_lora_dim=4,
-            max_size=(F, H, W),
-            rope_scale=(2.0, 1.0, 1.0),
-            concat_padding_mask=False,
-            extra_pos_embed_type="learnable",
+        lambda heads: in_fp32(
+            models.CosmosTransformer3DModel(
+                in_channels=4,
+                out_channels=4,
+                num_attention_heads=heads,
+                attention_head_dim=16,
+                num_layers=2,
+                mlp_ratio=2,
+                text_embed_dim=TEXT_DIM,
+                adaln_lora_dim=4,
+                max_size=(F, H, W),
+                rope_scale=(2.0, 1.0, 1.0),
+                concat_padding_mask=False,
+                extra_pos_embed_type="learnable",
+            ),
+            "learnable_pos_embed",
         ),
         lambda draw: _basic(
             draw,
@@ -196,7 +202,6 @@ VIDEO: tuple[ZooCase, ...] = (
             attention_mask=draw.mask(TEXT).bool(),
         ),
         casts="norms",
-        dtype=torch.float32,
     ),
     entry(
         "SkyReelsV2",
@@ -245,9 +250,9 @@ VIDEO: tuple[ZooCase, ...] = (
             draw,
             hidden_states=draw.tokens(4, F, 5, 7),
             timestep=draw.real_timestep(),
-            encoder_attention_mask=draw.same_mask(TEXT),
+            encoder_attention_mask=draw.either_mask(TEXT),
             encoder_hidden_states_2=draw.tokens(7, 12),
-            encoder_attention_mask_2=draw.same_mask(7),
+            encoder_attention_mask_2=draw.either_mask(7),
             image_embeds=torch.zeros(draw.batch, 3, 12, dtype=draw.dtype),
         ),
         casts="norms and rotary embedding",
@@ -265,7 +270,7 @@ VIDEO: tuple[ZooCase, ...] = (
         ),
         lambda draw: _basic(
             draw,
-            encoder_attention_mask=draw.same_mask(TEXT),
+            encoder_attention_mask=draw.either_mask(TEXT),
             pooled_projections=draw.tokens(8),
             image_embeds=draw.tokens(3, 12),
             indices_latents=torch.arange(F) + draw.seed,
@@ -332,17 +337,20 @@ VIDEO: tuple[ZooCase, ...] = (
     ),
     entry(
         "Kandinsky5",
-        lambda heads: models.Kandinsky5Transformer3DModel(
-            in_visual_dim=4,
-            in_text_dim=TEXT_DIM,
-            in_text_dim2=8,
-            time_dim=16,
-            out_visual_dim=4,
-            model_dim=heads * 16,
-            ff_dim=64,
-            num_text_blocks=1,
-            num_visual_blocks=2,
-            axes_dims=(4, 6, 6),
+        lambda heads: in_fp32(
+            models.Kandinsky5Transformer3DModel(
+                in_visual_dim=4,
+                in_text_dim=TEXT_DIM,
+                in_text_dim2=8,
+                time_dim=16,
+                out_visual_dim=4,
+                model_dim=heads * 16,
+                ff_dim=64,
+                num_text_blocks=1,
+                num_visual_blocks=2,
+                axes_dims=(4, 6, 6),
+            ),
+            "time_embeddings",
         ),
         lambda draw: {
             "hidden_states": draw.tokens(F, H, W, 4),
@@ -354,7 +362,6 @@ VIDEO: tuple[ZooCase, ...] = (
             "return_dict": False,
         },
         casts="modulation and rotary embedding",
-        dtype=torch.float32,
     ),
     entry(
         "MotifVideo",

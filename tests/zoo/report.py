@@ -1,79 +1,159 @@
-"""Writes docs/coverage.md: ``python -m tests.zoo.report``."""
+"""Runs the whole matrix of the zoo and writes docs/coverage.md and docs/coverage.json: ``python -m tests.zoo.report``.
+
+Rows are kept in a file while they are made, so that a run which is broken off goes on where it stopped. Meshes that
+most depends on come first. Ends with 1 where a bound does not hold that bounds.py does not except.
+"""
 
 from __future__ import annotations
 
+import argparse
+import json
 import logging
+import sys
+import time
 import warnings
-from concurrent.futures import ProcessPoolExecutor
+from collections.abc import Iterator
+from concurrent.futures import ProcessPoolExecutor, as_completed
 from multiprocessing import get_context
 from pathlib import Path
+from typing import Any
 
-from .cases import EXACT, SINGLE, ZooCase
-from .models_audio import AUDIO
-from .models_encoders import ENCODERS
-from .models_handwritten import HANDWRITTEN
-from .models_image import IMAGE
-from .models_packed import PACKED
-from .models_recent import RECENT
-from .models_video import VIDEO
-from .running import MESHES, run_on, subject
-from .zoo import KNOWN, ZOO
+import torch
 
-PAGE = Path(__file__).parents[2] / "docs" / "coverage.md"
-GROUPS = {
-    "Video": VIDEO,
-    "Image": (*IMAGE, *PACKED, *RECENT),
-    "Audio and others": AUDIO,
-    "Text and image encoders": ENCODERS,
-    "Written by hand": HANDWRITTEN,
-}
-SHORT = {"fv.all_to_all": "a2a", "fv.all_gather": "ag", "fv.reduce_scatter": "rs", "fv.all_reduce": "ar"}
-HEAD = f"""\
-# Coverage
+from fastvideo_ir.errors import FastVideoError
 
-Model classes that are compiled without a line of code for them, in small configurations (`tests/zoo/`), on simulated
-meshes of three ranks with a pinned `sp` axis and of two with a pinned `tp` axis. Written by
-`python -m tests.zoo.report`; the tests in `tests/zoo/` hold the same bounds.
+from .blocks import Division, floor
+from .bounds import broken, expected, refusal
+from .handwritten_plans import INPUTS, RANKS, ours, theirs
+from .meshes import Setting, by_model, quick_settings, settings
+from .page import page
+from .running import ZooRow, names_decide_nothing, run_on, subject
+from .zoo import ZOO
 
-- *error*: the largest `max |a − b| / max |b|` against eager, over all outputs and two inputs with other values. At most
-  {EXACT:.0e} in fp64; where a part is computed in fp32, at most 1e-06 in fp64 and {SINGLE:.0e} in fp32.
-- *work*: FLOPs summed over the ranks, as a multiple of eager's; at most 1.15.
-- *collectives* in one run of the whole model: all-to-all (a2a), all-gather (ag), reduce-scatter (rs), all-reduce (ar).
-"""
+ROOT = Path(__file__).parents[2]
+PAGE, DATA = ROOT / "docs" / "coverage.md", ROOT / "docs" / "coverage.json"
+KEPT = ROOT / "build" / "zoo-rows.jsonl"
+ORDER = (
+    ("sp=2", "tp=2"),
+    ("sp=4", "tp=4", "sp=2 tp=2"),
+    ("sp=3", "tp=3"),
+    ("cfg=2 sp=2",),
+    ("sp=8", "tp=8", "sp=4 tp=2"),
+)
+"""Meshes in the order in which they are run, after what the quick tests run."""
+
+Row = dict[str, Any]
+Task = tuple[int, int, int, tuple[str, ...]]
+"""Number of a class, heads, batch, and meshes."""
 
 
-def row(case: ZooCase) -> str:
-    limits = KNOWN.get(case.name, {})
-    cells = [case.name, "fp32" if case.tolerance == SINGLE else "fp64", case.casts or "–"]
-    for mesh in MESHES:
-        limit = limits.get("capture") or limits.get(mesh)
-        if limit:
-            cells += ["refused", "–", limit]
-            continue
-        found = run_on(subject(case), mesh)
-        counts = ", ".join(f"{n} {SHORT[op]}" for op, n in sorted(found.collectives.items()))
-        cells += [f"{found.error:.0e}", f"{found.work_ratio:.3f}", counts]
-    print(case.name, flush=True)
-    return "| " + " | ".join(cells) + " |"
+def tasks(done: set[tuple[str, str]]) -> Iterator[Task]:
+    """What is left to run, in order; settings that share a model and are as important go together."""
+    numbered = list(enumerate(ZOO))
+    plans = [[(number, case, quick_settings(case)) for number, case in numbered]]
+    for meshes in ORDER:
+        plans.append([(number, case, [s for s in settings(case) if s.mesh in meshes]) for number, case in numbered])
+    taken = set(done)
+    for plan in plans:
+        for number, case, wanted in plan:
+            left = [setting for setting in wanted if (case.name, str(setting)) not in taken]
+            taken |= {(case.name, str(setting)) for setting in left}
+            for (heads, batch), chosen in by_model(left).items():
+                yield number, heads, batch, tuple(setting.mesh for setting in chosen)
 
 
-def numbered_row(number: int) -> str:
-    """For other processes, which cannot be sent a case."""
+def rows_of(task: Task) -> list[Row]:
+    """Run in another process, which cannot be sent a case."""
     warnings.simplefilter("ignore")
     logging.disable(logging.WARNING)
-    return row(ZOO[number])
+    torch.set_num_threads(1)
+    number, heads, batch, meshes = task
+    case = ZOO[number]
+    rows: list[Row] = []
+    for setting in (Setting(mesh, heads, batch) for mesh in meshes):
+        row: Row = {"class": case.name, "setting": str(setting)}
+        text = refusal(case, setting)
+        try:
+            found = subject(case, heads, batch)
+            started = time.perf_counter()
+            result = run_on(found, setting)
+            row |= _figures(setting, result) | {"seconds": round(time.perf_counter() - started, 2)}
+            wrong = broken(case, setting, result) ^ expected(case, setting)
+            if setting.mesh in ("sp=2", "tp=2") and not names_decide_nothing(found, result):
+                wrong.add("names")
+            if text is not None:
+                wrong.add("not refused any more")
+        except FastVideoError as error:
+            row["refused"] = str(error).splitlines()[0]
+            wrong = set() if text is not None and str(error).startswith(text) else {"refused"}
+        except Exception as error:
+            row["refused"] = f"{type(error).__name__}: {error}".splitlines()[0]
+            wrong = {"failed"}
+        row["wrong"] = sorted(wrong)
+        rows.append(row)
+    return rows
 
 
-def main() -> None:
-    with ProcessPoolExecutor(2, mp_context=get_context("spawn")) as workers:
-        rows = dict(zip(ZOO, workers.map(numbered_row, range(len(ZOO))), strict=True))
-    head = "| class | dtype | in fp32 |" + "".join(f" {mesh}: error | work | collectives |" for mesh in MESHES)
-    rule = "|---|---|---|" + "--:|--:|---|" * len(MESHES)
-    parts = [
-        "\n".join([f"## {name}\n", head, rule, *(rows[case] for case in cases), ""]) for name, cases in GROUPS.items()
-    ]
-    PAGE.write_text("\n".join([HEAD, *parts]), encoding="utf-8")
+def _figures(setting: Setting, row: ZooRow) -> Row:
+    block = row.busiest
+    division = Division.of(setting.parallel.mesh)
+    return {
+        "error": row.error,
+        "work": round(row.work, 4),
+        "attention": None if row.attention is None else round(row.attention, 4),
+        "collectives": dict(row.collectives),
+        "block": dict(block.collectives),
+        "block_bytes": block.bytes,
+        "floor_bytes": floor(block, division) if setting.parallel.tp == 1 else None,
+    }
+
+
+def compared() -> list[Row]:
+    """What the hand-written plans of diffusers move, and ours."""
+    found = []
+    for name in INPUTS:
+        for ranks in RANKS:
+            by_hand, here = theirs(name, ranks), ours(name, ranks)
+            found += [
+                {"class": name, "ranks": ranks, "blocks": kind, "theirs": vars(moved), "ours": vars(here[kind])}
+                for kind, moved in by_hand.items()
+            ]
+    return found
+
+
+def main() -> int:
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--rows", type=Path, default=KEPT, help="where rows are kept; take it away to start anew")
+    parser.add_argument("--workers", type=int, default=2)
+    parser.add_argument("--minutes", type=float, default=None, help="write what is there after so long")
+    options = parser.parse_args()
+    options.rows.parent.mkdir(parents=True, exist_ok=True)
+    options.rows.touch()
+    rows = [json.loads(line) for line in options.rows.read_text().splitlines()]
+    until = time.monotonic() + 60 * options.minutes if options.minutes else float("inf")
+    context = get_context("spawn")
+    with ProcessPoolExecutor(options.workers, mp_context=context) as workers, options.rows.open("a") as kept:
+        left = iter(list(tasks({(row["class"], row["setting"]) for row in rows})))
+        running = {workers.submit(rows_of, task) for task, _ in zip(left, range(options.workers), strict=False)}
+        while running:
+            done = next(as_completed(running))
+            running.remove(done)
+            for row in done.result():
+                rows.append(row)
+                kept.write(json.dumps(row) + "\n")
+                print(row["class"], row["setting"], *row["wrong"], flush=True)
+            kept.flush()
+            task = next(left, None) if time.monotonic() < until else None
+            if task is not None:
+                running.add(workers.submit(rows_of, task))
+    write(rows, compared())
+    return int(any(row["wrong"] for row in rows))
+
+
+def write(rows: list[Row], plans: list[Row]) -> None:
+    DATA.write_text(json.dumps({"rows": rows, "hand_written_plans": plans}, indent=1) + "\n", encoding="utf-8")
+    PAGE.write_text(page(rows, plans), encoding="utf-8")
 
 
 if __name__ == "__main__":
-    main()
+    sys.exit(main())

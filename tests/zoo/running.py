@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, replace
 from functools import lru_cache
 from typing import Any
 from unittest import mock
@@ -18,23 +18,49 @@ import fastvideo.compiler
 import fastvideo_ir as ir
 from fastvideo import Parallel
 from fastvideo.frontends.capture import Captured, capture
+from fastvideo.passes.pipelines import Target, default_pipeline
 from fastvideo_ir.graph import result_types
 
-from ..e2e.measuring import count_work, errors_of
+from ..e2e.measuring import Work, attention_share, count_work, errors_of
+from ..e2e.scrambling import nameless, scrambled
 from ..models import Inputs
+from .blocks import BlockTraffic, block_paths, steady, traffic
 from .cases import ZooCase
+from .meshes import HEADS, Setting
 
-MESHES = {"sp=3": Parallel(sp=3), "tp=2": Parallel(tp=2)}
-SEEDS = (0, 1)
+SEEDS = (0, 1, 2)
 
 
 @dataclass(frozen=True)
 class ZooRow:
-    """One class on one mesh: the worst error over all outputs and inputs, work against eager's, collectives."""
+    """One class in one setting.
+
+    Attributes:
+        error: the worst over all outputs and inputs.
+        work: FLOPs summed over the ranks, as a multiple of eager's.
+        attention: of the busiest rank, as a multiple of an even share of eager's; None without attention.
+        collectives: of the whole model.
+        blocks: what crosses in each repeated block.
+        program: the planned one.
+    """
 
     error: float
-    work_ratio: float
-    collectives: Counter[str] = field(default_factory=Counter)
+    work: float
+    attention: float | None
+    collectives: Counter[str]
+    blocks: list[BlockTraffic]
+    program: ir.Program
+
+    @property
+    def busiest(self) -> BlockTraffic:
+        """The block in which most crosses."""
+        return max(
+            steady(self.blocks), key=lambda block: (block.bytes, block.collectives.total()), default=BlockTraffic("")
+        )
+
+    def __str__(self) -> str:
+        share = "no attention" if self.attention is None else f"attention {self.attention:.3f} × an even share"
+        return f"error {self.error:.1e}, work {self.work:.3f} × eager's, {share}, {dict(self.collectives)}"
 
 
 @dataclass
@@ -44,7 +70,7 @@ class Subject:
     model: nn.Module
     inputs: dict[int, Inputs]
     expected: dict[int, list[Tensor]]
-    flops: int
+    eager: Work
     captures: list[Captured]
 
     def capture(self, model: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any], *, verify: bool) -> Captured:
@@ -71,26 +97,63 @@ class Subject:
 
 
 @lru_cache(maxsize=1)
-def subject(case: ZooCase) -> Subject:
+def subject(case: ZooCase, heads: int = HEADS, batch: int = 1) -> Subject:
     """The model, captured for the first inputs."""
-    model = case.case.build(case.dtype)
-    inputs = {seed: case.case.inputs(seed, case.dtype) for seed in SEEDS}
+    at = case.at(heads)
+    model = at.build(case.dtype).requires_grad_(False)  # torch's counter trips over views of leaves
+    inputs = {seed: at.inputs(seed, case.dtype, batch) for seed in SEEDS}
     with torch.no_grad():
         expected = {seed: tensors_of(model(**values)) for seed, values in inputs.items()}
-        work = count_work(lambda: model(**inputs[SEEDS[0]]))
-    return Subject(model, inputs, expected, work.total.total(), [capture(model, (), inputs[SEEDS[0]], verify=False)])
+    captured = capture(model, (), inputs[SEEDS[0]], verify=False)
+    eager = Work() if case.flex else count_work(lambda: model(**inputs[SEEDS[0]]))
+    if case.flex:
+        eager.total = work_on_one_rank(captured, inputs[SEEDS[0]]).total
+    elif not eager.attention[None]:  # written out as matmuls: what the program knows as attention
+        eager.attention = work_on_one_rank(captured, inputs[SEEDS[0]]).attention
+    return Subject(model, inputs, expected, eager, [captured])
 
 
-def run_on(found: Subject, mesh: str) -> ZooRow:
-    """Plan for the mesh and run on every seed."""
-    errors = []
-    with found.compiled(MESHES[mesh]) as compiled:
-        for seed, inputs in found.inputs.items():
-            errors += errors_of(tensors_of(compiled(**inputs)), found.expected[seed])
-        work = count_work(lambda: compiled(**found.inputs[SEEDS[0]])).total
-        ratio = sum(flops for rank, flops in work.items() if rank is not None) / found.flops
+def work_on_one_rank(captured: Captured, inputs: Inputs) -> Work:
+    program = captured.program.copy()
+    ir.run_passes(program, default_pipeline(Target()))
+    flat = captured.call.flatten((), inputs)
+    return count_work(lambda: ir.interpreter.evaluate(program, captured.params, flat))
+
+
+def run_on(found: Subject, setting: Setting) -> ZooRow:
+    """Plan for the mesh and run on every seed; the first one is counted, and runs last."""
+    errors: list[float] = []
+    first, *others = SEEDS
+    with found.compiled(setting.parallel) as compiled:
+        for seed in others:
+            errors += errors_of(tensors_of(compiled(**found.inputs[seed])), found.expected[seed])
+        if len(found.captures) > 1:
+            compiled(**found.inputs[first])  # plans, which is not to be counted
+        outputs: list[Tensor] = []
+        work = count_work(lambda: outputs.extend(tensors_of(compiled(**found.inputs[first]))))
+        errors += errors_of(outputs, found.expected[first])
         program = compiled.programs[0]
-    return ZooRow(max(errors), ratio, collectives_of(program))
+    whole = found.eager.attention[None]
+    return ZooRow(
+        error=max(errors),
+        work=sum(flops for rank, flops in work.total.items() if rank is not None) / found.eager.total[None],
+        attention=attention_share(work, whole) if whole else None,
+        collectives=collectives_of(program),
+        blocks=traffic(program, block_paths(found.model)),
+        program=program,
+    )
+
+
+def names_decide_nothing(found: Subject, row: ZooRow) -> bool:
+    """Whether the program is planned in the same way when everything in it bears another name."""
+    captured, mesh = found.captures[0].program, row.program.mesh
+    programs = [scrambled(captured, seed=len(found.inputs))]
+    if len(found.captures) > 1:  # the row's program may be another one
+        programs.append(captured.copy())
+    for program in programs:
+        program.mesh = mesh
+        ir.run_passes(program, default_pipeline(Target(mesh.num_ranks)))
+    return nameless(programs[0]) == nameless((*programs, row.program)[1])
 
 
 def rounds_to_fp32(program: ir.Program) -> bool:
@@ -109,7 +172,7 @@ def tensors_of(outputs: Any) -> list[Tensor]:
 
 def collectives_of(program: ir.Program) -> Counter[str]:
     return Counter(
-        op.name
+        op.name.removeprefix("fv.")
         for node in program.nodes
         if (op := ir.ops.of(node)) is not None and ir.ops.Trait.COLLECTIVE in op.traits
     )

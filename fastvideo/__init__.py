@@ -17,8 +17,11 @@ if TYPE_CHECKING:
     from .compiler import CompiledModel, IdleRanksWarning
     from .entry import compile
     from .extension import register_attention_backend, register_op, register_pass
+    from .frontends.own_models import register_model
+    from .layers import Backend, DistributedAttention, attention
     from .parallel import Parallel
     from .pipeline_compiler import CompiledPipeline
+    from .pipeline_config import PipelineConfig
     from .runtime.pipeline import StepInfo
     from .sampling_param import SamplingParam
     from .video_generator import VideoGenerator
@@ -27,13 +30,16 @@ if TYPE_CHECKING:
 _HOMES = {
     "AttentionBackend": ".backends.attention",
     "AttentionSite": ".backends.attention",
+    "Backend": ".layers",
     "CompiledModel": ".compiler",
     "CompiledPipeline": ".pipeline_compiler",
+    "DistributedAttention": ".layers",
     "FastVideoError": "fastvideo_ir.errors",
     "IdleRanksWarning": ".compiler",
     "No": ".backends.attention",
     "Parallel": ".parallel",
     "Pass": "fastvideo_ir",
+    "PipelineConfig": ".pipeline_config",
     "Program": "fastvideo_ir",
     "Rewriter": "fastvideo_ir",
     "SamplingParam": ".sampling_param",
@@ -43,8 +49,10 @@ _HOMES = {
     "VideoGenerator": ".video_generator",
     "VideoResult": ".video_result",
     "Yes": ".backends.attention",
+    "attention": ".layers",
     "compile": ".entry",
     "register_attention_backend": ".extension",
+    "register_model": ".frontends.own_models",
     "register_op": ".extension",
     "register_pass": ".extension",
 }
@@ -54,13 +62,16 @@ __version__ = "0.1.0"
 __all__ = [
     "AttentionBackend",
     "AttentionSite",
+    "Backend",
     "CompiledModel",
     "CompiledPipeline",
+    "DistributedAttention",
     "FastVideoError",
     "IdleRanksWarning",
     "No",
     "Parallel",
     "Pass",
+    "PipelineConfig",
     "Program",
     "Rewriter",
     "SamplingParam",
@@ -70,8 +81,10 @@ __all__ = [
     "VideoGenerator",
     "VideoResult",
     "Yes",
+    "attention",
     "compile",
     "register_attention_backend",
+    "register_model",
     "register_op",
     "register_pass",
 ]

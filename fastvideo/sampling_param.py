@@ -6,10 +6,11 @@ import os
 import secrets
 from collections.abc import Mapping
 from dataclasses import dataclass, fields
-from typing import Any
+from typing import Any, Self
 
 import fastvideo_ir as ir
 
+from .config_files import read_mapping, write_mapping
 from .frontends import loading
 from .runtime.pipeline import GenerationRequest
 from .runtime.pipeline.picture import PictureInput
@@ -75,6 +76,34 @@ class SamplingParam:
     def given(self) -> dict[str, Any]:
         """The fields that are not None."""
         return _given({field.name: getattr(self, field.name) for field in fields(self)})
+
+    @classmethod
+    def load(
+        cls, file: str | os.PathLike[str], model_path_or_id: str | os.PathLike[str] | None = None, **overrides: Any
+    ) -> Self:
+        """From a YAML or JSON file: it goes before the model's defaults, and ``overrides`` before it.
+
+        Raises:
+            InvalidArgumentError: the file cannot be read, or is no mapping.
+            UnknownNameError: an entry is no sampling parameter; names the nearest.
+        """
+        entries = {str(name): value for name, value in read_mapping(file).items()}
+        return cls(model_path_or_id, **{**entries, **_given(overrides)})
+
+    def dump(self, file: str | os.PathLike[str]) -> None:
+        """Write all that is given as YAML or JSON, for :meth:`load`; a file that is there is written over.
+
+        Raises:
+            InvalidArgumentError: the file cannot be written, or the picture is none that a file can name.
+        """
+        given = self.given()
+        if isinstance(given.get("image"), os.PathLike):
+            given["image"] = os.fspath(given["image"])
+        if not isinstance(given.get("image", ""), str):
+            raise ir.errors.InvalidArgumentError(
+                f"a {type(given['image']).__name__} cannot be written to a file", hint="give the picture as a path"
+            )
+        write_mapping(file, given)
 
 
 def resolve_request(

@@ -6,9 +6,9 @@ import inspect
 import logging
 import os
 import threading
-from collections.abc import Mapping, Sequence
-from contextlib import ExitStack, suppress
-from dataclasses import replace
+from collections.abc import Collection, Mapping, Sequence
+from contextlib import suppress
+from dataclasses import fields
 from importlib.metadata import PackageNotFoundError, version
 from types import TracebackType
 from typing import Any, Self, overload
@@ -17,40 +17,63 @@ import torch
 
 import fastvideo_ir as ir
 
+from .assembly import DType, assemble, open_source, resolve_dtypes
 from .backends.attention import Wish
 from .compiler import CompiledModel
-from .entry import compile
 from .frontends import loading
-from .frontends.families import Family
+from .frontends.own_models import DEFAULT_PIPELINE, OwnModel, registered_model
 from .parallel import Parallel
-from .runtime.devices import resolve_device
+from .pipeline_config import PipelineConfig
 from .runtime.pipeline import ComposedPipeline, ComposedPipelineBase, GenerationRequest, StepCallback
 from .runtime.pipeline.output_file import OutputPlace, check_output
 from .runtime.pipeline.output_file import save_video as save_frames
+from .runtime.pipeline.own_denoiser import OwnDenoiser
 from .runtime.pipeline.progress import progress_view
 from .runtime.pipeline.prompt_file import read_prompts
 from .runtime.pipeline.validate import validate_request
 from .sampling_param import SamplingParam, resolve_request
+from .settings import resolve_settings
 from .video_result import VideoResult
 
 _LOG = logging.getLogger(__name__)
 PathOrId = str | os.PathLike[str]
-DType = str | torch.dtype
 _VIDEO_FIELDS = ("video", "video_path")  # what a caller may name the video that is to be changed
-_DTYPES = {str(d).removeprefix("torch."): d for d in (torch.float64, torch.float32, torch.bfloat16, torch.float16)}
 
 
 class VideoGenerator:
-    """Makes videos with one loaded pipeline; made by :meth:`from_pretrained`. A context manager.
+    """Makes videos with one loaded pipeline, from :meth:`from_pretrained` or with a model of one's own.
 
+    A context manager.
     Calls from several threads run one after another.
     """
 
-    def __init__(self, *, pipeline: ComposedPipelineBase, resources: ExitStack) -> None:
-        self._pipeline = pipeline
-        self._resources = resources
-        self._lock = threading.Lock()
-        self._closed = False
+    def __init__(
+        self,
+        *,
+        model_class: type[torch.nn.Module],
+        model_weights: PathOrId | None = None,
+        model_config: Mapping[str, Any] | None = None,
+        pipeline: PathOrId = DEFAULT_PIPELINE,
+        **options: Any,
+    ) -> None:
+        """A denoiser of one's own, with the other parts of a pipeline.
+
+        Args:
+            model_class: an ``nn.Module``; its forward takes what the pipeline's own denoiser takes, or some of it.
+            model_weights: a safetensors file, or a folder of them; None leaves the weights as the class makes them.
+            model_config: keyword arguments of the class.
+            pipeline: folder in Diffusers layout, or hub id, of the pipeline whose other parts are used.
+            options: as for :meth:`from_pretrained`.
+
+        Raises:
+            As :meth:`from_pretrained`.
+        """
+        own = OwnModel.of(model_class, model_weights, model_config, pipeline)
+        config, pipeline_class = options.pop("config", None), options.pop("pipeline_class", ComposedPipeline)
+        if "torch_dtype" in options:
+            options["dtype"] = _one_dtype(options.get("dtype"), options.pop("torch_dtype"))
+        _refuse_unknown(options.keys() - {field.name for field in fields(PipelineConfig)})
+        self._open(pipeline, own, PipelineConfig(**options), config, pipeline_class)
 
     @classmethod
     def from_pretrained(
@@ -62,19 +85,20 @@ class VideoGenerator:
         attention_backend: Wish | None = None,
         quantization: str | None = None,
         cache: str | None = None,
-        executor: str = "auto",
+        executor: str | None = None,
         device: str | torch.device | None = None,
         dtype: DType | Mapping[str, DType] | None = None,
         torch_dtype: DType | Mapping[str, DType] | None = None,
         passes: Any = None,
         flow_shift: float | None = None,
+        config: PipelineConfig | PathOrId | None = None,
         pipeline_class: type[ComposedPipelineBase] = ComposedPipeline,
         **unknown: Any,
     ) -> Self:
         """Load a pipeline and compile its transformer.
 
         Args:
-            path: folder in Diffusers layout, or hub id ``owner/name``.
+            path: folder in Diffusers layout, hub id ``owner/name``, or a name given to :func:`register_model`.
             num_gpus: devices that work on one video; on CPU, processes.
             parallel: pins the mesh; None lets the planner choose.
             attention_backend: name of an attention backend that must be used, or one with options (``SlidingTile``).
@@ -87,6 +111,7 @@ class VideoGenerator:
             torch_dtype: the same under the name Diffusers has for it.
             passes: as for :func:`fastvideo.compile`.
             flow_shift: replaces the flow shift that is best for this checkpoint, or else the scheduler's own.
+            config: any of these as a :class:`PipelineConfig`, or a YAML or JSON file of one; keywords go before it.
             pipeline_class: the stages; a subclass of ``ComposedPipelineBase`` has its own.
 
         Raises:
@@ -95,44 +120,59 @@ class VideoGenerator:
             UnknownNameError: an argument, component or backend of this name does not exist.
         """
         _refuse_unknown(unknown)
+        generator = cls.__new__(cls)
+        own = registered_model(path)
+        given = PipelineConfig(
+            num_gpus=num_gpus,
+            parallel=parallel,
+            attention_backend=attention_backend,
+            quantization=quantization,
+            cache=cache,
+            executor=executor,
+            device=device,
+            dtype=_one_dtype(dtype, torch_dtype),
+            passes=passes,
+            flow_shift=flow_shift,
+        )
+        generator._open(path if own is None else own.pipeline, own, given, config, pipeline_class)
+        return generator
+
+    def _open(
+        self,
+        path: PathOrId,
+        own: OwnModel | None,
+        given: PipelineConfig,
+        config: PipelineConfig | PathOrId | None,
+        pipeline_class: type[ComposedPipelineBase],
+    ) -> None:
         if not (isinstance(pipeline_class, type) and issubclass(pipeline_class, ComposedPipelineBase)):
             raise ir.errors.InvalidArgumentError(
                 f"pipeline_class must be a subclass of ComposedPipelineBase, got {pipeline_class!r}",
                 hint="see fastvideo.pipeline",
             )
-        # The compiler does this too, but only once there is a model. Simulated ranks share one device.
-        place = resolve_device(device, 1 if num_gpus is None or executor == "simulated" else num_gpus)
-        pipeline = loading.open_pipeline(path)
-        dtypes = _resolve_dtypes(pipeline.family, place, dtype, torch_dtype)
-        overrides = pipeline.scheduler_overrides(flow_shift)
-
-        components: dict[str, loading.Component] = {}
-        with ExitStack() as resources:
-            # Compiled components first: the compiler refuses wrong names and settings, and their weights are
-            # memory maps, so that a refusal costs no time.
-            for role in sorted(pipeline.family.roles, key=lambda role: role not in pipeline.family.compiled):
-                component = pipeline.load(
-                    role, dtypes.get(role, torch.float32), overrides if role == "scheduler" else None
-                )
-                if isinstance(component.value, torch.nn.Module):
-                    component.value.to(place)
-                if role in pipeline.family.compiled:
-                    compiled = compile(
-                        component.value,
-                        num_gpus,
-                        parallel=parallel,
-                        attention_backend=attention_backend,
-                        quantization=quantization,
-                        cache=cache,
-                        executor=executor,
-                        device=device,
-                        passes=passes,
-                    )
-                    resources.callback(compiled.close)
-                    component = replace(component, value=compiled)
-                components[role] = component
-            composed = pipeline_class(pipeline, components, place)
-            return cls(pipeline=composed, resources=resources.pop_all())
+        if config is not None:
+            stored = config if isinstance(config, PipelineConfig) else PipelineConfig.load(config)
+            given = PipelineConfig(**{**stored.given(), **given.given()})
+        settings = resolve_settings(
+            given.num_gpus,
+            given.parallel,
+            given.attention_backend,
+            given.executor or "auto",
+            given.device,
+            given.passes,
+            (),
+            True,
+            given.quantization,
+            given.cache,
+        )
+        pipeline = open_source(path, own)
+        dtypes = resolve_dtypes(pipeline.family, settings.device, given.dtype)
+        scheduler = pipeline.scheduler_overrides(given.flow_shift)
+        self._lock = threading.Lock()
+        self._closed = False
+        self._pipeline, self._resources = assemble(
+            pipeline, own, settings, settings.device, dtypes, scheduler, pipeline_class
+        )
 
     @overload
     def generate_video(self, prompt: str, **options: Any) -> VideoResult: ...
@@ -266,7 +306,8 @@ class VideoGenerator:
     def compiled_models(self) -> list[CompiledModel]:
         """The compiled components, such as the denoiser."""
         values = (component.value for component in self._pipeline.context.components.values())
-        return [value for value in values if isinstance(value, CompiledModel)]
+        models = (value.model if isinstance(value, OwnDenoiser) else value for value in values)
+        return [model for model in models if isinstance(model, CompiledModel)]
 
     def explain(self) -> str:
         """What the compiler did with each compiled component."""
@@ -335,39 +376,18 @@ def _versions() -> dict[str, str]:
     return found
 
 
-def _refuse_unknown(unknown: Mapping[str, Any]) -> None:
+def _refuse_unknown(unknown: Collection[str]) -> None:
     parameters = inspect.signature(VideoGenerator.from_pretrained).parameters
     known = [name for name, p in parameters.items() if p.kind is not p.VAR_KEYWORD]
     for name in unknown:
         raise ir.errors.UnknownNameError("argument of from_pretrained", name, known)
 
 
-def _resolve_dtypes(
-    family: Family,
-    place: torch.device,
-    dtype: DType | Mapping[str, DType] | None,
-    torch_dtype: DType | Mapping[str, DType] | None,
-) -> dict[str, torch.dtype]:
-    """Dtype per role that has weights."""
+def _one_dtype(
+    dtype: DType | Mapping[str, DType] | None, torch_dtype: DType | Mapping[str, DType] | None
+) -> DType | Mapping[str, DType] | None:
     if dtype is not None and torch_dtype is not None:
         raise ir.errors.InvalidArgumentError(
             "both dtype and torch_dtype were given", hint="they mean the same; give one of them"
         )
-    asked = dtype if dtype is not None else torch_dtype
-    resolved = {
-        role: as_dtype(name) if place.type != "cpu" else torch.float32
-        for role, name in family.accelerator_dtypes.items()
-    }
-    per_role = asked if isinstance(asked, Mapping) else dict.fromkeys(resolved, asked) if asked is not None else {}
-    for role, value in per_role.items():
-        if role not in resolved:
-            raise ir.errors.UnknownNameError("component with a dtype", role, resolved)
-        resolved[role] = as_dtype(value)
-    return resolved
-
-
-def as_dtype(value: DType) -> torch.dtype:
-    name = str(value).removeprefix("torch.")
-    if name not in _DTYPES:
-        raise ir.errors.UnknownNameError("dtype", name, _DTYPES)
-    return _DTYPES[name]
+    return dtype if dtype is not None else torch_dtype

@@ -4,13 +4,15 @@ from __future__ import annotations
 
 import os
 import re
-from collections.abc import Iterable
+from collections.abc import Collection, Iterable
 from pathlib import Path
 
 import fastvideo_ir as ir
 
 _HUB_ID = re.compile(r"[A-Za-z0-9][\w.-]*/[\w.-]+")
 # Everything a component needs, and no pickles or Python code. Chat templates (.jinja) run in Transformers' sandbox.
+SHIPPED = "fastvideo.json"
+"""Best settings that the authors of weights ship with them."""
 _CONFIG_FILES = ("*.json",)
 _ALL_FILES = ("*.json", "*.safetensors", "*.model", "*.txt", "*.jinja")
 
@@ -38,14 +40,23 @@ def local_folder(path_or_id: str | os.PathLike[str]) -> Path | None:
 
 
 def fetch_model_index(repo_id: str) -> Path:
-    """Download ``model_index.json`` alone, so that a pipeline nobody can run costs no gigabytes."""
-    return _snapshot(repo_id, ["model_index.json"])
+    """Download what names the pipeline alone, so that one nobody can run costs no gigabytes."""
+    return _snapshot(repo_id, ["model_index.json", SHIPPED])
 
 
-def fetch_components(repo_id: str, roles: Iterable[str], *, weights: bool) -> Path:
-    """Download the components named ``roles``, or only what describes them; returns the folder."""
-    kinds = _ALL_FILES if weights else _CONFIG_FILES
-    return _snapshot(repo_id, ["model_index.json", *(f"{role}/{kind}" for role in roles for kind in kinds)])
+def fetch_components(repo_id: str, roles: Iterable[str], *, weights: bool, skip: Collection[str] = ()) -> Path:
+    """Download the components named ``roles``, or only what describes them; returns the folder.
+
+    Args:
+        repo_id: the hub id.
+        roles: names of the components.
+        weights: whether their weights are wanted too.
+        skip: roles whose weights are not.
+    """
+    wanted = [
+        f"{role}/{kind}" for role in roles for kind in (_ALL_FILES if weights and role not in skip else _CONFIG_FILES)
+    ]
+    return _snapshot(repo_id, ["model_index.json", SHIPPED, *wanted])
 
 
 def _snapshot(repo_id: str, patterns: list[str]) -> Path:

@@ -11,7 +11,7 @@ import importlib
 import inspect
 import math
 import os
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -22,6 +22,7 @@ import fastvideo_ir as ir
 
 from . import hub, modules, safetensors_files
 from .families import Family, Preset, select_family
+from .shipped import with_shipped
 
 _LIBRARIES = ("diffusers", "transformers")
 _WEIGHT_STEMS = {"diffusers": "diffusion_pytorch_model", "transformers": "model"}
@@ -82,8 +83,8 @@ class PipelineFolder:
 
     @functools.cached_property
     def preset(self) -> Preset:
-        """The sampling defaults and load settings of this checkpoint."""
-        return self.family.preset_for(self.source, self._config_or_none)
+        """The sampling defaults and load settings of this checkpoint, those shipped with it before those built in."""
+        return with_shipped(self.family.preset_for(self.source, self._config_or_none), self.path)
 
     def component_class(self, role: str) -> Any:
         """The class that ``model_index.json`` names for this role.
@@ -129,13 +130,18 @@ class PipelineFolder:
             f"the scheduler {self.classes['scheduler'][1]} has no flow shift", hint="leave flow_shift out"
         )
 
-    def check_files(self) -> None:
+    def check_files(self, skip: Collection[str] = ()) -> None:
         """Check that all files are there and whole, without reading weights.
+
+        Args:
+            skip: roles that need no weights.
 
         Raises:
             PipelineLoadError: names the file that is missing, truncated or damaged.
         """
         for role in self.family.roles:
+            if role in skip:
+                continue
             if self._has_weights(role):
                 safetensors_files.check(self._weight_files(role))
             # A tokenizer without its vocabulary loads, and maps every text to nothing.
@@ -211,18 +217,23 @@ def read_defaults(path_or_id: str | os.PathLike[str]) -> Mapping[str, Any]:
     Raises:
         PipelineLoadError: it is no pipeline, or one without a family.
     """
-    family = read_family(path_or_id)
-    if os.fspath(path_or_id) in family.ids:
-        return family.defaults_for(os.fspath(path_or_id))
+    source = os.fspath(path_or_id)
+    folder = hub.local_folder(path_or_id) or hub.fetch_model_index(source)
+    family = select_family(_read_model_index(folder), source)
+    if source in family.ids:
+        return with_shipped(family.preset_for(source), folder).values
     return open_pipeline(path_or_id, weights=False).preset.values
 
 
-def open_pipeline(path_or_id: str | os.PathLike[str], *, weights: bool = True) -> PipelineFolder:
+def open_pipeline(
+    path_or_id: str | os.PathLike[str], *, weights: bool = True, skip: Collection[str] = ()
+) -> PipelineFolder:
     """Read and check a pipeline, a local folder or a hub id, without reading its weights.
 
     Args:
         path_or_id: folder in Diffusers layout, or hub id ``owner/name``, which is downloaded first.
         weights: False leaves the weights of a hub id where they are and checks configs only.
+        skip: roles whose weights are not needed, and neither downloaded nor checked.
 
     Raises:
         PipelineLoadError: it is no pipeline, its family is not known, or a file is missing or damaged.
@@ -231,14 +242,14 @@ def open_pipeline(path_or_id: str | os.PathLike[str], *, weights: bool = True) -
     folder = hub.local_folder(path_or_id)
     if folder is None:
         family = read_family(path_or_id)
-        folder = hub.fetch_components(source, family.roles, weights=weights)
+        folder = hub.fetch_components(source, family.roles, weights=weights, skip=skip)
     index = _read_model_index(folder)
     family = select_family(index, source)
     classes = {role: _class_of(index, role, folder) for role in family.roles}
     pipeline = PipelineFolder(folder, source, family, index, classes)
-    _ = pipeline.configs  # read now, so that a damaged config is named now
+    _ = pipeline.configs, pipeline.preset  # read now, so that what is damaged is named now
     if weights:
-        pipeline.check_files()
+        pipeline.check_files(skip)
     return pipeline
 
 

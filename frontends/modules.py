@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -31,23 +31,47 @@ def load_diffusers_model(cls: Any, folder: Path, files: tuple[Path, ...], dtype:
     keep_fp32 = set(getattr(cls, "_keep_in_fp32_modules", None) or ())
     ignored = [re.compile(pattern) for pattern in getattr(cls, "_keys_to_ignore_on_load_unexpected", None) or ()]
 
+    assign_weights(model, files, dtype, f"'{folder}'", keep_fp32, ignored)
+    return model.eval().requires_grad_(False)
+
+
+def assign_weights(
+    model: nn.Module,
+    files: tuple[Path, ...],
+    dtype: torch.dtype,
+    where: str,
+    keep_fp32: Collection[str] = (),
+    ignored: Collection[re.Pattern[str]] = (),
+) -> None:
+    """Put the weights of safetensors files in the place of a model's own, all of them and no others.
+
+    Args:
+        model: may be on the meta device.
+        files: all of its weights.
+        dtype: of floating point weights; those that have it on disk stay memory maps.
+        where: what the weights come from, for error texts.
+        keep_fp32: parts of names whose weights are float32 whatever ``dtype`` is.
+        ignored: names that the files may have and the model does not.
+
+    Raises:
+        PipelineLoadError: weights are missing, unexpected, or of another shape.
+    """
     wanted = {name: tuple(value.shape) for name, value in model.state_dict().items()}
     weights: dict[str, torch.Tensor] = {}
     for name, tensor in safetensors_files.read(files):
         if name not in wanted:
             if any(pattern.search(name) for pattern in ignored):
                 continue
-            raise _mismatch(folder, f"{name!r} in the weights is no parameter of {cls.__name__}")
+            raise _mismatch(where, f"{name!r} in the weights is no parameter of {type(model).__name__}")
         if tuple(tensor.shape) != wanted[name]:
-            raise _mismatch(folder, f"{name!r} is {tuple(tensor.shape)}, the config says {wanted[name]}")
+            raise _mismatch(where, f"{name!r} is {tuple(tensor.shape)}, the config says {wanted[name]}")
         if tensor.is_floating_point():
-            tensor = tensor.to(torch.float32 if keep_fp32.intersection(name.split(".")) else dtype)
+            tensor = tensor.to(torch.float32 if set(keep_fp32).intersection(name.split(".")) else dtype)
         weights[name] = tensor
     missing = sorted(wanted.keys() - weights.keys())
     if missing:
-        raise _mismatch(folder, f"the weights lack {_some(missing)}")
+        raise _mismatch(where, f"the weights lack {_some(missing)}")
     model.load_state_dict(weights, strict=True, assign=True)
-    return model.eval().requires_grad_(False)
 
 
 def load_transformers_model(cls: Any, folder: Path, dtype: torch.dtype) -> nn.Module:
@@ -70,10 +94,10 @@ def load_transformers_model(cls: Any, folder: Path, dtype: torch.dtype) -> nn.Mo
         except Exception as error:
             raise _cannot_build(cls, folder, error) from error
     if info["missing_keys"]:
-        raise _mismatch(folder, f"the weights lack {_some(sorted(info['missing_keys']))}")
+        raise _mismatch(f"'{folder}'", f"the weights lack {_some(sorted(info['missing_keys']))}")
     if info["mismatched_keys"]:
         names = sorted(str(key[0] if isinstance(key, tuple) else key) for key in info["mismatched_keys"])
-        raise _mismatch(folder, f"the config says another shape for {_some(names)}")
+        raise _mismatch(f"'{folder}'", f"the config says another shape for {_some(names)}")
     loaded: nn.Module = model
     return loaded.eval().requires_grad_(False)
 
@@ -127,9 +151,9 @@ def _cannot_build(cls: type, folder: Path, error: Exception) -> ir.errors.Pipeli
     )
 
 
-def _mismatch(folder: Path, what: str) -> ir.errors.PipelineLoadError:
+def _mismatch(where: str, what: str) -> ir.errors.PipelineLoadError:
     return ir.errors.PipelineLoadError(
-        f"the weights in '{folder}' do not fit its config: {what}",
+        f"the weights in {where} do not fit its config: {what}",
         hint="take weights and config from the same checkpoint",
     )
 

@@ -5,12 +5,12 @@ from __future__ import annotations
 import itertools
 from typing import Any
 
-import torch
 from torch import fx
 
 import fastvideo_ir as ir
 from fastvideo_ir.errors import BackendUnavailableError
 from fastvideo_ir.graph import bind
+from fastvideo_ir.ops.restricted_attention import awaits_backend
 
 from ..backends import attention
 from ..backends.attention.sliding_tile import window_errors_op
@@ -63,4 +63,4 @@ class MeasureWindows(ir.Pass):
 
 
 def _is_attention(node: fx.Node) -> bool:
-    return node.target is torch.ops.fv.attention.default or attention.backend_of(node.target) is not None
+    return awaits_backend(node) or attention.backend_of(node.target) is not None

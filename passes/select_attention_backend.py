@@ -4,9 +4,9 @@ from __future__ import annotations
 
 from dataclasses import replace
 
-import torch
-
 import fastvideo_ir as ir
+from fastvideo_ir.graph import bind
+from fastvideo_ir.ops.restricted_attention import allowed_backends, awaits_backend
 
 from ..backends import attention
 from .planner.policy import policy_of
@@ -14,6 +14,8 @@ from .planner.policy import policy_of
 
 class SelectAttentionBackend(ir.Pass):
     """A backend that was named and cannot run is an error with its reason; ``auto`` takes the first exact one that can.
+
+    Where the model's author has restricted an attention, it is one of theirs.
 
     Attributes:
         backend: a registered name, a backend with its options, or ``auto``.
@@ -43,6 +45,10 @@ class SelectAttentionBackend(ir.Pass):
         rewriter = ir.Rewriter(program, self.name)
         ring = any(policy_of(axis).whole_heads for axis in program.mesh.names)
         for node in list(program.nodes):
-            if node.target is torch.ops.fv.attention.default:
-                chosen = attention.choose(attention.AttentionSite.of(node, self.device, ring), self.backend)
+            if awaits_backend(node):
+                site = attention.AttentionSite.of(node, self.device, ring)
+                chosen = attention.choose(site, self.backend, allowed_backends(node))
+                arguments = bind(node)
+                arguments.pop("backends", None)
                 rewriter.set_target(node, attention.op_of(chosen.backend))
+                rewriter.set_arguments(node, tuple(arguments.values()), {})

@@ -9,6 +9,7 @@ import fastvideo_ir as ir
 from fastvideo_ir.errors import BackendUnavailableError
 from fastvideo_ir.graph import bind
 from fastvideo_ir.ops.define import aten
+from fastvideo_ir.ops.restricted_attention import allowed_backends, awaits_backend
 
 from ..backends import attention
 from ..backends.attention.sliding_tile import SlidingTile, sliding_tile_op
@@ -42,12 +43,12 @@ class SlidingTileAttention(ir.Pass):
 
     def run(self, program: ir.Program) -> None:
         ring = any(policy_of(axis).whole_heads for axis in program.mesh.names)
-        sites = [node for node in program.nodes if node.target is torch.ops.fv.attention.default]
+        sites = [node for node in program.nodes if awaits_backend(node)]
         grids = TokenGrids(program)
         chosen: list[tuple[fx.Node, attention.TokenGrid]] = []
         reasons: dict[str, None] = {}
         for node in sites:
-            found = grids.at(node, self.options.grid)
+            found = attention.allowed(self.options, allowed_backends(node)) or grids.at(node, self.options.grid)
             if isinstance(found, attention.TokenGrid):
                 site = attention.AttentionSite.of(node, self.device, ring)
                 answer = self.options.supports_grid(site, found)

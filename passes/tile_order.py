@@ -16,13 +16,13 @@ from collections import deque
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 
-import torch
 from torch import fx
 
 import fastvideo_ir as ir
 from fastvideo_ir.factors import FactorKind, FactorRule, TensorExpr
 from fastvideo_ir.graph import bind, is_getitem, map_operands, tensor_operands
 from fastvideo_ir.ops.define import aten
+from fastvideo_ir.ops.restricted_attention import awaits_backend
 
 from ..backends import attention
 from ..backends.attention.sliding_tile import sliding_tile_op, tile_order_op
@@ -146,7 +146,7 @@ def _may_reorder(node: fx.Node, rule: FactorRule, factor: int) -> bool:
     """Whether the iterations of a factor may run in any order: each for itself, or the keys of an attention."""
     if rule.factors[factor].kind is FactorKind.PARALLEL:
         return True
-    is_attention = node.target is torch.ops.fv.attention.default or attention.backend_of(node.target) is not None
+    is_attention = awaits_backend(node) or attention.backend_of(node.target) is not None
     return is_attention and not bind(node)["causal"] and rule.factors[factor].kind is FactorKind.WHOLE
 
 

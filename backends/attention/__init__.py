@@ -1,7 +1,7 @@
 """Attention backends. Built-ins register here; third parties through ``fastvideo.register_attention_backend``."""
 
 from .base import AttentionBackend, AttentionSite, No, Support, Yes
-from .choice import AUTO, Choice, Wish, choose, named, wished
+from .choice import AUTO, Choice, Wish, allowed, choose, named, wished
 from .flash_attn import FlashAttention
 from .registry import backend_of, backends, op_of, register
 from .sage import SageAttention
@@ -27,6 +27,7 @@ __all__ = [
     "TorchSdpa",
     "Wish",
     "Yes",
+    "allowed",
     "backend_of",
     "backends",
     "choose",

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Collection
 from dataclasses import dataclass, replace
 from typing import TypeAlias
 
@@ -50,8 +51,13 @@ def wished(wish: Wish) -> AttentionBackend | None:
     return wish
 
 
-def choose(site: AttentionSite, wish: Wish = AUTO) -> Choice:
+def choose(site: AttentionSite, wish: Wish = AUTO, among: Collection[str] | None = None) -> Choice:
     """The backend for ``site``: the one wished for, or the first exact one that supports it and is preferred.
+
+    Args:
+        site: the attention.
+        wish: what the user asks for.
+        among: names that the model's author allows; None for all.
 
     Raises:
         UnknownNameError: no backend has that name.
@@ -59,9 +65,9 @@ def choose(site: AttentionSite, wish: Wish = AUTO) -> Choice:
     """
     asked = wished(wish)
     if asked is not None:
-        answer = asked.answer(site)
+        answer = allowed(asked, among) or asked.answer(site)
         if isinstance(answer, No) and asked.partial:
-            other = choose(site)
+            other = choose(site, among=among)
             rest = (refusal for refusal in other.refusals if refusal[0] != asked.name)
             return replace(other, refusals=((asked.name, answer.reason), *rest))
         if isinstance(answer, No):
@@ -73,7 +79,9 @@ def choose(site: AttentionSite, wish: Wish = AUTO) -> Choice:
     refusals: list[tuple[str, str]] = []
     spare: AttentionBackend | None = None
     for backend in backends().values():
-        answer = backend.answer(site) if backend.exact else No("not exact; runs only when named")
+        answer = allowed(backend, among) or (
+            backend.answer(site) if backend.exact else No("not exact; runs only when named")
+        )
         if isinstance(answer, No):
             refusals.append((backend.name, answer.reason))
         elif answer.preferred:
@@ -84,6 +92,11 @@ def choose(site: AttentionSite, wish: Wish = AUTO) -> Choice:
         return Choice(spare, tuple(refusals))
     reasons = "; ".join(f"{name}: {reason}" for name, reason in refusals)
     raise BackendUnavailableError(f"no attention backend can run the attention{_where(site)}: {reasons}")
+
+
+def allowed(backend: AttentionBackend, among: Collection[str] | None) -> No | None:
+    """The refusal of a backend that is not among those allowed; None if it is."""
+    return None if among is None or backend.name in among else No(f"the model allows {', '.join(among)} alone")
 
 
 def _where(site: AttentionSite) -> str:

@@ -46,9 +46,9 @@ def plan(
     debug: DEBUG = False,
 ) -> None:
     """Print how ranks would share a model's work: time, memory, collectives. No weights, no GPUs."""
+    from ..assembly import as_dtype
+    from ..config_files import read_mapping
     from ..planning import plan as make_plan
-    from ..video_generator import as_dtype
-    from .config_file import read_mapping
     from .inputs import make_inputs, video_inputs
 
     pinned = as_parallel(parallel) if parallel is not None else None

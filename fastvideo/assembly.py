@@ -1,0 +1,132 @@
+"""From a pipeline's source to one that can run: its parts loaded, those that are compiled on one set of ranks."""
+
+from __future__ import annotations
+
+import inspect
+import os
+from collections.abc import Mapping
+from contextlib import ExitStack
+from dataclasses import replace
+from typing import Any
+
+import torch
+
+import fastvideo_ir as ir
+
+from .compiler import CompiledModel
+from .extension import load_plugins
+from .frontends import loading
+from .frontends.capture.checks import check_model
+from .frontends.families import Family
+from .frontends.own_models import OwnModel
+from .ranks import Ranks
+from .runtime.pipeline import ComposedPipelineBase
+from .runtime.pipeline.own_denoiser import OwnDenoiser
+from .settings import Settings
+
+DENOISER = "transformer"
+"""The role that a denoiser of one's own takes."""
+DType = str | torch.dtype
+_DTYPES = {str(d).removeprefix("torch."): d for d in (torch.float64, torch.float32, torch.bfloat16, torch.float16)}
+
+
+def open_source(path: str | os.PathLike[str], own: OwnModel | None) -> loading.PipelineFolder:
+    """The pipeline, read and checked; no weights are loaded.
+
+    Raises:
+        PipelineLoadError: it is no pipeline, or a file is missing or damaged.
+        InvalidArgumentError: there is an own model, and the pipeline has no single denoiser that it could replace.
+    """
+    pipeline = loading.open_pipeline(path, skip=(DENOISER,) if own else ())
+    if own is not None:
+        compiled = pipeline.family.compiled
+        if compiled != (DENOISER,):
+            raise ir.errors.InvalidArgumentError(
+                f"a {pipeline.family.name} pipeline has the denoisers {', '.join(compiled)}, and one model was given",
+                hint="name a pipeline with one denoiser",
+            )
+        signature = inspect.signature(own.model_class.forward)
+        OwnDenoiser(None, _without_self(signature), own.model_class.__name__, pipeline.family)
+    return pipeline
+
+
+def assemble(
+    pipeline: loading.PipelineFolder,
+    own: OwnModel | None,
+    settings: Settings,
+    place: torch.device,
+    dtypes: Mapping[str, torch.dtype],
+    scheduler: Mapping[str, Any] | None,
+    pipeline_class: type[ComposedPipelineBase],
+) -> tuple[ComposedPipelineBase, ExitStack]:
+    """Load and compile.
+
+    Args:
+        pipeline: from :func:`open_source`.
+        own: takes the denoiser's place.
+        settings: of all compiled parts, which share their ranks.
+        place: where parts that are not compiled, and the caller's tensors, live.
+        dtypes: per role that has weights.
+        scheduler: config entries that replace the scheduler's own.
+        pipeline_class: the stages.
+
+    Returns:
+        The pipeline, and what to close when it is not needed any more.
+    """
+    load_plugins()
+    components: dict[str, loading.Component] = {}
+    ranks = Ranks()
+    with ExitStack() as resources:
+        for role in sorted(pipeline.family.roles, key=lambda role: role not in pipeline.family.compiled):
+            dtype = dtypes.get(role, torch.float32)
+            is_own = own is not None and role == DENOISER
+            if own is not None and role == DENOISER:
+                component = loading.Component(own.load(dtype), pipeline.configs[role], dtype)
+            else:
+                component = pipeline.load(role, dtype, scheduler if role == "scheduler" else None)
+            if isinstance(component.value, torch.nn.Module):
+                component.value.to(place)
+            if role in pipeline.family.compiled:
+                model, name = (
+                    CompiledModel(check_model(component.value), settings, ranks),
+                    type(component.value).__name__,
+                )
+                resources.callback(model.close)
+                if settings.parallel is not None:
+                    settings.parallel.check_names(model.__signature__, name)
+                value = OwnDenoiser(model, model.__signature__, name, pipeline.family) if is_own else model
+                component = replace(component, value=value)
+            components[role] = component
+        return pipeline_class(pipeline, components, place), resources.pop_all()
+
+
+def _without_self(signature: inspect.Signature) -> inspect.Signature:
+    return signature.replace(parameters=list(signature.parameters.values())[1:])
+
+
+def resolve_dtypes(
+    family: Family, place: torch.device, asked: DType | Mapping[str, DType] | None
+) -> dict[str, torch.dtype]:
+    """Dtype per role that has weights; one for all, or one per role, may be asked for.
+
+    Raises:
+        UnknownNameError: there is no such role, or no such dtype.
+    """
+    resolved = {
+        role: as_dtype(name) if place.type != "cpu" else torch.float32
+        for role, name in family.accelerator_dtypes.items()
+    }
+    per_role = asked if isinstance(asked, Mapping) else dict.fromkeys(resolved, asked) if asked is not None else {}
+    for role, value in per_role.items():
+        if role not in resolved:
+            raise ir.errors.UnknownNameError("component with a dtype", role, resolved)
+        resolved[role] = as_dtype(value)
+    return resolved
+
+
+def as_dtype(value: DType) -> torch.dtype:
+    """The dtype that a text such as ``"bfloat16"`` names. Raises UnknownNameError."""
+    name = str(value).removeprefix("torch.")
+    if name not in _DTYPES:
+        raise ir.errors.UnknownNameError("dtype", name, _DTYPES)
+    return _DTYPES[name]

@@ -1,4 +1,4 @@
-"""What a model keeps in Python between calls: attributes, and the contents of containers among them.
+"""What a model keeps in Python between calls: attributes, the contents of containers among them, and hooks.
 
 A compiled model does not follow such state. While a model is captured it is put back after every run, so that no run
 sees what another one has left behind.
@@ -7,6 +7,7 @@ sees what another one has left behind.
 from __future__ import annotations
 
 import warnings
+from collections import OrderedDict
 from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Any
@@ -14,7 +15,8 @@ from typing import Any
 import torch
 from torch import nn
 
-_OF_EVERY_MODULE = frozenset(vars(nn.Module()))
+_OF_EVERY_MODULE = frozenset(name for name, value in vars(nn.Module()).items() if not isinstance(value, OrderedDict))
+"""What torch keeps in a module, except for its hooks: a model may install its own, and note that it has."""
 _MISSING = object()
 
 
@@ -88,7 +90,7 @@ class PythonState:
         now = {name: value for name, value in held.items() if name not in _OF_EVERY_MODULE}
         self._attributes.append((path, held, now))
         for name, value in now.items():
-            if type(value) in (list, dict, set):
+            if type(value) in (list, dict, set, OrderedDict):
                 self._containers.append((_join(path, name), value, value.copy()))
 
     def _other_attributes(self) -> Iterator[tuple[str, dict[str, Any], str, Any, Any]]:

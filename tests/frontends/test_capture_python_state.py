@@ -14,6 +14,8 @@ from fastvideo.frontends.capture import capture
 from fastvideo.frontends.capture.python_state import FrozenStateWarning
 from fastvideo_ir.errors import InvalidArgumentError
 
+from .capturing import run
+
 
 class Counting(nn.Module):
     def __init__(self) -> None:
@@ -65,6 +67,52 @@ def test_model_whose_result_depends_on_the_call_before_is_refused(kind: type[nn.
         capture(model, (torch.randn(3, 4),), {})
     assert f"{kind.__name__} remembers {name} from call to call" in str(caught.value)
     assert model.last is None if kind is Averaging else model.calls == [0]
+
+
+class Recording(nn.Module):
+    """Installs a hook at its first call, notes that it has, and returns what the hook has seen."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.linear, self.is_hooked = nn.Linear(4, 4), False
+        self.seen: list[Tensor] = []
+
+    def forward(self, x: Tensor) -> tuple[Tensor, ...]:
+        if not self.is_hooked:
+            self.linear.register_forward_hook(lambda module, args, output: self.seen.append(output))
+            self.is_hooked = True
+        self.seen.clear()
+        return self.linear(x) * 2, *self.seen
+
+
+def test_hooks_that_a_model_installs_once_are_not_installed_again() -> None:
+    model = Recording().eval()
+    captured = capture(model, (torch.randn(3, 4),), {})
+    assert captured.report.strategy == "export"
+    assert not model.is_hooked and not model.linear._forward_hooks
+    x = torch.randn(3, 4)
+    doubled, seen = run(captured, x)
+    assert torch.equal(seen, model.linear(x)) and torch.equal(doubled, seen * 2)
+
+
+class Hooking(nn.Module):
+    """Installs one more hook at every call."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.linear = nn.Linear(4, 4)
+
+    def forward(self, x: Tensor) -> Tensor:
+        self.linear.register_forward_hook(lambda module, args, output: output * 2)
+        result: Tensor = self.linear(x)
+        return result
+
+
+def test_model_that_adds_a_hook_at_every_call_is_refused() -> None:
+    model = Hooking().eval()
+    with pytest.raises(InvalidArgumentError, match=r"Hooking remembers linear\._forward_hooks from call to call"):
+        capture(model, (torch.randn(3, 4),), {})
+    assert not model.linear._forward_hooks
 
 
 @pytest.mark.parametrize(

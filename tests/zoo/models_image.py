@@ -272,6 +272,7 @@ IMAGE: tuple[ZooCase, ...] = (
             "return_dict": False,
         },
         casts=ROPE,
+        dtype=torch.float32,
     ),
     entry(
         "ZImage",

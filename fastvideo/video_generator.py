@@ -22,6 +22,7 @@ from .backends.attention import Wish
 from .compiler import CompiledModel
 from .frontends import loading
 from .frontends.own_models import DEFAULT_PIPELINE, OwnModel, registered_model
+from .loras import LoraMethods, LoraStack
 from .parallel import Parallel
 from .pipeline_config import PipelineConfig
 from .runtime.pipeline import ComposedPipeline, ComposedPipelineBase, GenerationRequest, StepCallback
@@ -40,7 +41,7 @@ PathOrId = str | os.PathLike[str]
 _VIDEO_FIELDS = ("video", "video_path")  # what a caller may name the video that is to be changed
 
 
-class VideoGenerator:
+class VideoGenerator(LoraMethods):
     """Makes videos with one loaded pipeline, from :meth:`from_pretrained` or with a model of one's own.
 
     A context manager.
@@ -173,6 +174,7 @@ class VideoGenerator:
         self._pipeline, self._resources = assemble(
             pipeline, own, settings, settings.device, dtypes, scheduler, pipeline_class
         )
+        self._loras = LoraStack.of(self._pipeline.context)
 
     @overload
     def generate_video(self, prompt: str, **options: Any) -> VideoResult: ...
@@ -282,6 +284,7 @@ class VideoGenerator:
             asked["image"] = os.fspath(request.image)
         elif request.image is not None:
             asked["image"] = f"a {type(request.image).__name__}"
+        asked |= {"loras": self.loras} if self.loras else {}
         return {**asked, "model": str(self._pipeline.context.pipeline.path), "versions": _versions()}
 
     @staticmethod

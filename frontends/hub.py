@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import os
 import re
-from collections.abc import Collection, Iterable
+from collections.abc import Collection, Iterable, Iterator, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 
 import fastvideo_ir as ir
@@ -31,12 +32,17 @@ def local_folder(path_or_id: str | os.PathLike[str]) -> Path | None:
         raise ir.errors.PipelineLoadError(
             f"{text!r} is a file, not a pipeline folder", hint="give the folder that holds model_index.json"
         )
-    if not _HUB_ID.fullmatch(text):
+    if not is_id(text):
         raise ir.errors.PipelineLoadError(
             f"{text!r} is neither a folder on this machine nor a hub id",
             hint="give a folder in Diffusers layout, or an id of the form owner/name",
         )
     return None
+
+
+def is_id(text: str) -> bool:
+    """Whether a text is of the form of a hub id."""
+    return _HUB_ID.fullmatch(text) is not None
 
 
 def fetch_model_index(repo_id: str) -> Path:
@@ -59,12 +65,49 @@ def fetch_components(repo_id: str, roles: Iterable[str], *, weights: bool, skip:
     return _snapshot(repo_id, ["model_index.json", SHIPPED, *wanted])
 
 
+def fetch_adapter(repo_id: str, weight_name: str | None, names: Sequence[str]) -> Path:
+    """Download one safetensors file of a repository, with the config that may lie beside it; returns its path.
+
+    Args:
+        repo_id: ``owner/name``.
+        weight_name: the file; None takes that of ``names`` which is there, or else the only one.
+        names: the usual names of the file.
+
+    Raises:
+        PipelineLoadError: there is no such file, or several that may be meant.
+    """
+    if weight_name is None:
+        from huggingface_hub import HfApi
+
+        with _named_errors(repo_id):
+            files = [name for name in HfApi().list_repo_files(repo_id) if name.endswith(".safetensors")]
+        usual = [name for name in names if name in files]
+        if not usual and len(files) != 1:
+            raise ir.errors.PipelineLoadError(
+                f"{repo_id!r} has {len(files)} safetensors files{': ' if files else ''}{', '.join(files[:5])}",
+                hint="name one with weight_name=" if files else "pickles are never loaded",
+            )
+        weight_name = (usual or files)[0]
+    file = _snapshot(repo_id, [weight_name, str(Path(weight_name).parent / "adapter_config.json")]) / weight_name
+    if not file.is_file():
+        raise ir.errors.PipelineLoadError(f"{repo_id!r} has no file {weight_name!r}", hint="check the name")
+    return file
+
+
 def _snapshot(repo_id: str, patterns: list[str]) -> Path:
     from huggingface_hub import snapshot_download
+
+    with _named_errors(repo_id):
+        return Path(snapshot_download(repo_id, allow_patterns=patterns))
+
+
+@contextmanager
+def _named_errors(repo_id: str) -> Iterator[None]:
+    """What the hub's client raises, as one line that names the repository."""
     from huggingface_hub.errors import GatedRepoError, RepositoryNotFoundError
 
     try:
-        return Path(snapshot_download(repo_id, allow_patterns=patterns))
+        yield
     except GatedRepoError as error:
         raise ir.errors.PipelineLoadError(
             f"{repo_id!r} is gated on the hub",

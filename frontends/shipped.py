@@ -1,6 +1,6 @@
 """``fastvideo.json``: the best settings of some weights, shipped beside ``model_index.json`` by those who made them.
 
-    {"sampling": {"num_inference_steps": 6, "guidance_scale": 1.0}, "flow_shift": 8.0}
+{"sampling": {"num_inference_steps": 6, "guidance_scale": 1.0}, "flow_shift": 8.0}
 """
 
 from __future__ import annotations

@@ -11,7 +11,7 @@ import typer
 
 from .options import DEBUG, PARALLEL, as_parallel
 
-OWN = {"model", "prompt_file", "output", "output_format", "progress"}
+OWN = {"model", "prompt_file", "lora", "output", "output_format", "progress"}
 """Options that are no arguments of the generator; entries of a config file like all the others."""
 
 
@@ -34,6 +34,10 @@ def generate(
         int | None, typer.Option("--num-inference-steps", "--steps", help="Denoising steps.")
     ] = None,
     guidance_scale: Annotated[float | None, typer.Option(help="Guidance; 1 or less turns it off.")] = None,
+    lora: Annotated[
+        list[str] | None,
+        typer.Option(metavar="PATH[:SCALE]", help="LoRA, a safetensors file or hub id; several add up."),
+    ] = None,
     flow_shift: Annotated[float | None, typer.Option(help="Flow shift of the scheduler.")] = None,
     seed: Annotated[int | None, typer.Option(help="Seed of the noise; drawn if left out.")] = None,
     output: Annotated[
@@ -53,6 +57,7 @@ def generate(
 
     from fastvideo_ir.errors import InvalidArgumentError
 
+    from ..loras import check_lora
     from ..runtime.pipeline.output_file import check_output
     from ..sampling_param import SamplingParam
     from ..video_generator import VideoGenerator
@@ -74,9 +79,14 @@ def generate(
         request["prompt_path"] = options["prompt_file"]
     place = Path(options.get("output", "outputs"))
     VideoGenerator.check_request(model, **request)  # before gigabytes of weights are loaded
+    loras = [_lora_and_scale(text) for text in _as_list(options.get("lora"))]
+    for source, scale in loras:
+        check_lora(model, source, scale)
     check_output(place, options.get("output_format"), options.get("num_frames"))
     settings: dict[str, Any] = {name: value for name, value in options.items() if name in loading}
     with VideoGenerator.from_pretrained(model, **settings) as generator:
+        for source, scale in loras:
+            generator.load_lora(source, scale=scale)
         made = generator.generate_video(
             **request,
             output_path=place,
@@ -90,3 +100,17 @@ def generate(
             typer.echo(f"{video.path}  (seed {video.seed}; {times})")
     if any(video.path is None for video in videos):
         raise typer.Exit(1)  # why is in the log already
+
+
+def _as_list(value: Any) -> list[str]:
+    """Entries of a config file may be one text or several."""
+    return [] if value is None else [str(entry) for entry in value] if isinstance(value, list) else [str(value)]
+
+
+def _lora_and_scale(text: str) -> tuple[str, float]:
+    """The two parts of ``PATH[:SCALE]``."""
+    source, _, scale = text.rpartition(":")
+    try:
+        return (source, float(scale)) if source else (text, 1.0)
+    except ValueError:  # a colon in the path
+        return text, 1.0

@@ -64,9 +64,7 @@ def test_sliding_tiles_where_they_are_allowed() -> None:
 
 
 def test_wrong_layers() -> None:
-    with pytest.raises(
-        ir.errors.UnknownNameError, match=r"backend 'FLASH_ATTEN'.*did you mean 'FLASH"
-    ):
+    with pytest.raises(ir.errors.UnknownNameError, match=r"backend 'FLASH_ATTEN'.*did you mean 'FLASH"):
         DistributedAttention(48, 6, supported_attention_backends=["FLASH_ATTEN"])
     with pytest.raises(ir.errors.InvalidArgumentError, match=r"dim=50 is no multiple of num_heads=6 \(give head_dim\)"):
         DistributedAttention(50, 6)

@@ -1,0 +1,80 @@
+"""What the training parts share: the device, the schedule, and checkpoints from which the next part goes on."""
+
+from __future__ import annotations
+
+import argparse
+import math
+import time
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import torch
+
+SHARD_BYTES = 15 * 2**20
+
+
+@dataclass
+class Run:
+    """One part of a training: so many steps in all, of which this part does what fits into its minutes.
+
+    Attributes:
+        folder: checkpoints and logs.
+        name: of the checkpoint.
+        steps: of the whole training.
+        minutes: that this part may take.
+    """
+
+    folder: Path
+    name: str
+    steps: int
+    minutes: float
+    device: torch.device
+    started: float = field(default_factory=time.monotonic)
+    seconds_before: float = 0.0
+
+    @property
+    def file(self) -> Path:
+        return self.folder / f"{self.name}.pt"
+
+    @property
+    def seconds(self) -> float:
+        """Training time so far, earlier parts included."""
+        return self.seconds_before + time.monotonic() - self.started
+
+    @property
+    def out_of_time(self) -> bool:
+        return time.monotonic() - self.started > self.minutes * 60
+
+    def load(self) -> dict[str, Any] | None:
+        """Where the last part stopped; None at the start."""
+        if not self.file.exists():
+            return None
+        state: dict[str, Any] = torch.load(self.file, map_location=self.device, weights_only=True)
+        self.seconds_before = state["seconds"]
+        return state
+
+    def save(self, **state: Any) -> None:
+        """Write the checkpoint whole or not at all."""
+        part = self.file.with_suffix(".part")
+        torch.save({"seconds": self.seconds, **state}, part)
+        part.replace(self.file)
+
+    def learning_rate(self, step: int, warmup: int = 100) -> float:
+        """As a share of the largest: a warm-up, then half a cosine to zero."""
+        return min(1.0, (step + 1) / warmup) * 0.5 * (1 + math.cos(math.pi * step / self.steps))
+
+
+def parse(description: str, name: str, steps: int) -> tuple[Run, argparse.Namespace]:
+    """The command line of one part."""
+    parser = argparse.ArgumentParser(description=description)
+    parser.add_argument("--folder", type=Path, default=Path("outputs/shapes"), help="checkpoints and data")
+    parser.add_argument("--steps", type=int, default=steps, help="of the whole training")
+    parser.add_argument("--minutes", type=float, default=10, help="that this part may take")
+    parser.add_argument("--batch", type=int, default=0, help="clips a step; 0 is the part's own")
+    parser.add_argument("--clips", type=int, default=60_000, help="clips to train on")
+    options = parser.parse_args()
+    options.folder.mkdir(parents=True, exist_ok=True)
+    device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    torch.manual_seed(0)
+    return Run(options.folder, name, options.steps, options.minutes, device), options

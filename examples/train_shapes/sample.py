@@ -20,7 +20,7 @@ from fastvideo.frontends import loading
 from .detect import detect, score
 from .parts import TEXT_LENGTH
 from .render import NUM_FRAMES, SIZE
-from .scenes import test_set
+from .scenes import held_out_set
 
 SHOWN = 5
 """Frames of a clip in a strip."""
@@ -47,7 +47,7 @@ def main() -> None:
     parts = {role: opened.load(role, torch.float32, None).value for role in opened.family.roles}
     pipeline = WanPipeline(**parts).to(device)
     pipeline.set_progress_bar_config(disable=True)
-    asked = test_set(options.count)
+    asked = held_out_set(options.count)
     clips = pipeline(
         [caption for caption, _ in asked],
         negative_prompt="",

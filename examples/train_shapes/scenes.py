@@ -125,7 +125,7 @@ def describe(scene: Scene, random_: random.Random) -> str:
     return ", ".join(part for part in (objects, f"on a {scene.background} background", light) if part)
 
 
-def test_set(count: int, seed: int = 20260101) -> list[tuple[str, Scene]]:
+def held_out_set(count: int, seed: int = 20260101) -> list[tuple[str, Scene]]:
     """Captions and scenes that are held out from training; always the same ones, whatever ``count`` is."""
     random_ = random.Random(seed)
     scenes = [sample_scene(random_, held_out=True) for _ in range(count)]

@@ -102,7 +102,7 @@ def train(run: Run, data: dict[str, Tensor], batch: int) -> None:
     bf16 = torch.autocast(run.device.type, torch.bfloat16, enabled=run.device.type == "cuda")
     total = torch.zeros((), device=run.device)
     for clean, tokens, length in batches(data, batch, step, empty, run.device):
-        if step >= run.steps or run.out_of_time:
+        if step >= run.steps:
             break
         for stepper in steppers:
             for group in stepper.param_groups:
@@ -128,6 +128,8 @@ def train(run: Run, data: dict[str, Tensor], batch: int) -> None:
         if step % 100 == 0:
             print(f"step {step}: loss {total.item() / 100:.4f}, {run.seconds:.0f} s", flush=True)
             total.zero_()
+        if run.out_of_time:
+            break
     run.save(
         model=model.state_dict(),
         averaged=averaged,

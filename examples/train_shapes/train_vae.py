@@ -50,7 +50,7 @@ def main() -> None:
         optimizer.load_state_dict(state["optimizer"])
         step = state["step"]
     bf16 = torch.autocast(run.device.type, torch.bfloat16, enabled=run.device.type == "cuda")
-    while step < run.steps and not run.out_of_time:
+    while step < run.steps:
         random_ = random.Random(step)
         clips = render([sample_scene(random_) for _ in range(batch)], run.device)
         for group in optimizer.param_groups:
@@ -70,6 +70,8 @@ def main() -> None:
             psnr = -10 * torch.log10(F.mse_loss(shown.clamp(-1, 1), clips) / 4)
             spread = float(posterior.std.mean() / posterior.mean.std())
             print(f"step {step}: loss {loss:.4f}, {psnr:.1f} dB, noise {spread:.2f}, {run.seconds:.0f} s", flush=True)
+        if run.out_of_time:
+            break
     run.save(model=vae.state_dict(), optimizer=optimizer.state_dict(), step=step)
     print(f"{step} of {run.steps} steps, {run.seconds:.0f} s", flush=True)
 

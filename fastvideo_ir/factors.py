@@ -34,16 +34,19 @@ class FactorKind(enum.Enum):
     """Iterations are summed: sharded, it leaves a partial sum."""
     STATISTIC = "statistic"
     """Iterations meet in small statistics alone: sharded, the op is run as its expansion, which reduces just these."""
+    NEIGHBOURS = "neighbours"
+    """Iterations read what lies next to their own: sharded, the ranks exchange the edges of their pieces (a halo)."""
     WHOLE = "whole"
     """Every rank needs all of it."""
 
 
 @dataclass(frozen=True, slots=True)
 class Factor:
-    """One loop index of an op."""
+    """One loop index of an op; ``halo``: what a piece reads beyond its own, as a share of the first operand."""
 
     size: int
     kind: FactorKind = FactorKind.PARALLEL
+    halo: float = 0.0
 
 
 Term: TypeAlias = tuple[int, ...]
@@ -124,7 +127,8 @@ class FactorRule:
     def complete(self, assignment: Assignment) -> dict[int, Layout] | None:
         """Extend an assignment so that every sum is sharded in all of its terms or in none.
 
-        None where that is impossible: a WHOLE factor is touched, or two kinds of factor are mixed.
+        None where that is impossible: a WHOLE factor is touched, two kinds of factor are mixed, or pieces that need
+        their neighbours are not in one row.
         """
         result = dict(assignment)
         changed = True
@@ -146,6 +150,8 @@ class FactorRule:
                     result[index] = Layout.even(size, unit)
                     changed = True
         kinds = {self.factors[index].kind for index in result}
+        if FactorKind.NEIGHBOURS in kinds and any(len(layout.segments) > 1 for layout in result.values()):
+            return None
         return result if len(kinds) == 1 and FactorKind.WHOLE not in kinds else None
 
     def _sums(self) -> list[DimExpr]:
@@ -196,8 +202,10 @@ class FactorRule:
             if placement is None:
                 return None
             results.append(Partial() if summed else placement)
-        expanded = any(self.factors[index].kind is FactorKind.STATISTIC for index in assignment)
-        return Strategy(tuple(operands), tuple(results), self._divided(assignment), expanded)
+        factors = [self.factors[index] for index in assignment]
+        expanded = any(factor.kind is FactorKind.STATISTIC for factor in factors)
+        halo = next((factor.halo for factor in factors if factor.kind is FactorKind.NEIGHBOURS), None)
+        return Strategy(tuple(operands), tuple(results), self._divided(assignment), expanded, halo=halo)
 
     def _placement(self, tensor: TensorExpr, assignment: Assignment) -> Placement | None:
         try:
@@ -288,6 +296,7 @@ class Strategy:
         statistics: what the ranks then reduce inside of it, where a planner has asked for that.
         travelling: operands whose pieces go around the ranks, so that every rank meets all of them; see
             :class:`Travel`.
+        halo: what a rank reads of its neighbours' pieces, as a share of the first operand; None where it needs none.
     """
 
     operands: tuple[Placement, ...]
@@ -296,6 +305,7 @@ class Strategy:
     expanded: bool = False
     statistics: tuple[TensorType, ...] = ()
     travelling: tuple[int, ...] = ()
+    halo: float | None = None
 
     def largest_share(self, parts: int) -> float:
         """Fraction of the op's work that the busiest of ``parts`` ranks does."""
@@ -338,6 +348,13 @@ class RuleBuilder:
     def statistic(self, size: int) -> DimExpr:
         """Only for ops with an expansion."""
         return self.factor(size, FactorKind.STATISTIC)
+
+    def neighbours(self, size: int, halo: float) -> DimExpr:
+        """Only for ops that ``localize`` can give an exchange; ``halo`` as in :class:`Factor`."""
+        if size == 1:
+            return ((),)
+        self._factors.append(Factor(size, FactorKind.NEIGHBOURS, halo))
+        return ((len(self._factors) - 1,),)
 
     def dims(self, sizes: Sequence[int]) -> list[DimExpr]:
         """A parallel factor per dim."""

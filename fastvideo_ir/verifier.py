@@ -13,6 +13,7 @@ from .first_rank import runs_on_first_rank
 from .graph import bind, is_getitem, result_types, tensor_operands
 from .infer import infer_type
 from .ops.attention import is_ring
+from .ops.conv import conv_halo
 from .ops.registry import of
 from .program import INFO_KEY, Program, Stage, info, tensor_type, value_type
 from .types import Partial, Replicate, Shard, TensorType, TupleType, ValueType, tensor_types
@@ -178,12 +179,20 @@ def _verify_placements(program: Program, node: fx.Node) -> None:
                 "placement-mismatch",
                 f"({shown}) -> {value_type(node)} breaks the op's rule over axis {axis!r}",
             )
-        # Until reshards are lowered, types alone say what travels.
-        travels_over = bind(node)["axis"] if is_ring(node) else None
-        if program.stage > Stage.PLACED and bool(strategy.travelling) != (axis == travels_over):
+        # Until reshards are lowered, types alone say what ranks exchange inside an op.
+        talks = strategy.halo is not None or bool(strategy.travelling)
+        if program.stage > Stage.PLACED and talks != (axis == exchange_axis(node)):
             raise node_error(
-                program, node, "ring", f"keys travel over {travels_over!r}, but the types say otherwise of {axis!r}"
+                program,
+                node,
+                "exchange",
+                f"ranks exchange over {exchange_axis(node)!r} inside of it, but the types say otherwise of {axis!r}",
             )
+
+
+def exchange_axis(node: fx.Node) -> str | None:
+    """The axis over which ranks exchange pieces inside of an op: a ring, or a convolution with a halo."""
+    return str(bind(node)["axis"]) if is_ring(node) or node.target is conv_halo else None
 
 
 def rule_of(node: fx.Node) -> FactorRule | None:

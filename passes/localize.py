@@ -9,9 +9,11 @@ import fastvideo_ir as ir
 from fastvideo_ir.first_rank import runs_on_first_rank
 from fastvideo_ir.ops import RankView
 from fastvideo_ir.ops.attention import is_ring
+from fastvideo_ir.ops.conv import conv_halo
 
 from .first_rank import keep_on_first_rank
 from .local_collectives import Expansion
+from .local_halo import HaloExpansion
 from .local_ring import RingExpansion
 
 
@@ -38,6 +40,9 @@ class Localize(ir.Pass):
                 continue
             if is_ring(node):
                 RingExpansion(rewriter, node).expand()
+                continue
+            if node.target is conv_halo:
+                HaloExpansion(rewriter, node, view).expand()
                 continue
             if runs_on_first_rank(node):
                 keep_on_first_rank(rewriter, node)

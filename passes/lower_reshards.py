@@ -1,6 +1,6 @@
 """``lower-reshards``: turns each ``fv.reshard`` into local cuts and collectives, one axis at a time.
 
-An attention whose keys are spread over an axis becomes a ring.
+An attention whose keys are spread over an axis becomes a ring, a convolution over a sharded dim one with a halo.
 """
 
 from __future__ import annotations
@@ -11,9 +11,11 @@ from torch import fx
 
 import fastvideo_ir as ir
 from fastvideo_ir.expansion import is_expanded
-from fastvideo_ir.graph import bind, tensor_operands
+from fastvideo_ir.graph import bind, result_types, tensor_operands
 from fastvideo_ir.ops.attention import ring_forms
+from fastvideo_ir.ops.conv import conv_halo, with_halo
 from fastvideo_ir.types import TupleType
+from fastvideo_ir.verifier import rule_of, strategy_of
 
 
 class LowerReshards(ir.Pass):
@@ -40,6 +42,8 @@ class LowerReshards(ir.Pass):
                 rewriter.replace(node, value)
             elif (over := _travels_over(node)) is not None:
                 _make_ring(rewriter, node, over)
+            elif edges := _reaches_over(node):
+                _make_halo(rewriter, node, edges)
 
 
 def _travels_over(node: fx.Node) -> str | None:
@@ -55,6 +59,33 @@ def _make_ring(rewriter: ir.Rewriter, node: fx.Node, axis: str) -> None:
     assert forms is not None
     arguments = (*bind(node).values(), axis)
     rewriter.set_target(node, forms.ring)
+    rewriter.set_arguments(node, arguments, {})
+
+
+def _reaches_over(node: fx.Node) -> list[tuple[int, str]]:
+    """The dims and axes along which a piece needs its neighbours."""
+    rule = rule_of(node) if node.op == "call_function" else None
+    if rule is None or not any(factor.kind is ir.FactorKind.NEIGHBOURS for factor in rule.factors):
+        return []
+    kinds = tuple(ir.tensor_type(operand) for operand in tensor_operands(node))
+    found = []
+    for dim, sharding in enumerate(kinds[0].dims):
+        for axis in sharding.axes if sharding else ():
+            strategy = strategy_of(rule, kinds, result_types(node), axis)
+            if strategy is not None and strategy.halo is not None:
+                found.append((dim, axis))
+    return found
+
+
+def _make_halo(rewriter: ir.Rewriter, node: fx.Node, edges: list[tuple[int, str]]) -> None:
+    if len(edges) > 1:
+        axes = " and ".join(repr(axis) for _, axis in edges)
+        raise ir.errors.ShardingError(
+            f"%{node.name} would exchange the edges of its pieces over {axes}, but can over one axis alone",
+            hint="shard one dim of a convolution over one axis where windows overlap",
+        )
+    arguments = with_halo(node, *edges[0])
+    rewriter.set_target(node, conv_halo)
     rewriter.set_arguments(node, arguments, {})
 
 

@@ -20,6 +20,7 @@ from .cache_blocks import CacheBlocks
 from .canonicalize import Canonicalize
 from .choose_mesh import ChooseMesh
 from .expand_statistics import ExpandStatistics
+from .fold_padding import FoldPadding
 from .fuse_linear_gelu import FuseLinearGelu
 from .insert_reshards import InsertReshards
 from .lower_reshards import LowerReshards
@@ -72,6 +73,7 @@ def default_pipeline(target: Target) -> list[ir.Pass]:
         *_attention(target),
         *_approximations(target),
         FuseLinearGelu(),
+        FoldPadding(),
         *([CacheBlocks(threshold=target.cache)] if target.cache is not None else []),
         ChooseMesh(ranks=target.ranks, hardware=target.hardware, device=target.device),
         PlanSharding(hardware=target.hardware, device=target.device),

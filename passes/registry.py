@@ -11,6 +11,7 @@ from .cache_blocks import CacheBlocks
 from .canonicalize import Canonicalize
 from .choose_mesh import ChooseMesh
 from .expand_statistics import ExpandStatistics
+from .fold_padding import FoldPadding
 from .fuse_linear_gelu import FuseLinearGelu
 from .insert_reshards import InsertReshards
 from .lower_reshards import LowerReshards
@@ -37,6 +38,7 @@ BUILT_IN: tuple[type[ir.Pass], ...] = (
     SelectAttentionBackend,
     QuantizeLinear,
     FuseLinearGelu,
+    FoldPadding,
     CacheBlocks,
     ChooseMesh,
     PlanSharding,

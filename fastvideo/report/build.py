@@ -11,6 +11,7 @@ from torch import fx, nn
 
 import fastvideo_ir as ir
 from fastvideo_ir.graph import result_types, tensor_operands
+from fastvideo_ir.verifier import exchange_axis
 
 from ..backends import attention
 from ..frontends.capture import Captured, ModuleCall
@@ -200,11 +201,9 @@ class _Work:
         """Those that take longest first."""
         found: Counter[tuple[str, str, tuple[str, ...], int, float, tuple[float, float] | None]] = Counter()
         for node in nodes:
-            axis = self.times.travels_over(node)
+            axis = exchange_axis(node)
             if axis is not None:
-                strategy = self.times.strategy(node, axis)
-                travelling = strategy.travelling if strategy else ()
-                moves = tuple(str(ir.tensor_type(tensor_operands(node)[number])) for number in travelling)
+                moves = tuple(map(str, self.times.exchanged(node)))
             elif node.target in ir.dialect.COLLECTIVES:
                 axis = str(node.args[1])
                 pairs = zip(tensor_operands(node), result_types(node), strict=True)

@@ -25,43 +25,60 @@ def _per_dim(value: object, rank: int) -> list[int]:
 
 
 @dataclass(frozen=True)
-class _Convolution:
-    """The arguments of any convolution, per spatial dim."""
+class Convolution:
+    """The arguments of any convolution, per spatial dim.
 
+    Attributes:
+        padding: zeros on each side; None where the two sides differ ("same" with an even window).
+        output_padding: of a transposed convolution.
+    """
+
+    kernel: list[int]
     stride: list[int]
     dilation: list[int]
-    padded: list[bool]
+    padding: list[int | None]
+    output_padding: list[int]
     groups: int
     transposed: bool
 
     @staticmethod
-    def of(node: fx.Node, kernel: Sequence[int]) -> _Convolution:
+    def of(node: fx.Node, kernel: Sequence[int]) -> Convolution:
         arguments = bind(node)
         rank = len(kernel)
         transposed = bool(arguments.get("transposed", "transpose" in target_name(node.target)))
-        padding = arguments["padding"]
-        if isinstance(padding, str):
-            padded = [padding == "same" and size > 1 for size in kernel]
-        else:
-            padded = [bool(amount) for amount in _per_dim(padding, rank)]
-        if transposed:
-            padded = [a or bool(b) for a, b in zip(padded, _per_dim(arguments["output_padding"], rank), strict=True)]
         stride, dilation = _per_dim(arguments["stride"], rank), _per_dim(arguments["dilation"], rank)
-        return _Convolution(stride, dilation, padded, arguments["groups"], transposed)
+        given = arguments["padding"]
+        if isinstance(given, str):
+            totals = [d * (size - 1) if given == "same" else 0 for d, size in zip(dilation, kernel, strict=True)]
+            padding = [None if total % 2 else total // 2 for total in totals]
+        else:
+            padding = [*_per_dim(given, rank)]
+        output_padding = _per_dim(arguments["output_padding"], rank) if transposed else [0] * rank
+        return Convolution(list(kernel), stride, dilation, padding, output_padding, arguments["groups"], transposed)
+
+    def is_disjoint(self, dim: int) -> bool:
+        """Whether windows lie side by side, as in a patch embedding."""
+        padded = self.padding[dim] != 0 or self.output_padding[dim]
+        return self.stride[dim] == self.kernel[dim] and self.dilation[dim] == 1 and not padded
+
+    def reach(self, dim: int) -> int:
+        """Elements from the first to the last one of a window."""
+        return (self.kernel[dim] - 1) * self.dilation[dim] + 1
 
 
 def conv_rule(node: fx.Node) -> FactorRule:
     """``b (g c) …, (g o) c … -> b (g o) …``: the channels of a group are summed; transposed, weights are ``(g c) o …``.
 
     Where kernel and stride agree and nothing is padded (a patch embedding), each position is its own window: the
-    spatial dim is position × offset, and positions are parallel. Elsewhere windows overlap and spatial dims are whole.
+    spatial dim is position × offset, and positions are parallel. Where windows overlap and padding keeps the size, or
+    one element a stride of it, a position needs its neighbours. Other spatial dims are whole.
     """
     shapes = operand_shapes(node)
     if len(shapes[0]) != len(shapes[1]):
         return whole_rule(node)  # unbatched input
     (batch_size, channels, *spatial), kernel = shapes[0], shapes[1][2:]
     out = result_shape(node)
-    conv = _Convolution.of(node, kernel)
+    conv = Convolution.of(node, kernel)
     builder = RuleBuilder()
     batch, group = builder.factor(batch_size), builder.factor(conv.groups)
     summed, made = builder.summed(channels // conv.groups), builder.factor(out[1] // conv.groups)
@@ -70,13 +87,17 @@ def conv_rule(node: fx.Node) -> FactorRule:
     weight = [product(group, summed), made] if conv.transposed else [product(group, made), summed]
     for dim, (size_in, size_out, size) in enumerate(zip(spatial, out[2:], kernel, strict=True)):
         coarse, fine = (size_in, size_out) if conv.transposed else (size_out, size_in)
-        disjoint = conv.stride[dim] == size and conv.dilation[dim] == 1 and not conv.padded[dim]
+        stride = conv.stride[dim]
         weight.append(offset := builder.whole(size))
-        if disjoint and fine == coarse * size:
+        if conv.is_disjoint(dim) and fine == coarse * size:
             position = builder.factor(coarse)
             window = product(position, offset)
             before.append(position if conv.transposed else window)
             after.append(window if conv.transposed else position)
+        elif not conv.transposed and conv.padding[dim] is not None and size_in == size_out * stride:
+            position = builder.neighbours(size_out, max(conv.reach(dim) - stride, 0) / size_in)
+            before.append(product(position, builder.whole(stride)))
+            after.append(position)
         else:
             before.append(builder.whole(size_in))
             after.append(builder.whole(size_out))
@@ -109,7 +130,7 @@ def localize_conv(node: fx.Node, rank: RankView) -> tuple[Any, tuple[Any, ...], 
             return torch.ops.fv.channel_bias.default, (operands[2], shape), {}
         return aten.new_zeros.default, (operands[0], shape), {"dtype": tensor_type(node).dtype}
     arguments = bind(node)
-    transposed = _Convolution.of(node, weight[2:]).transposed
+    transposed = Convolution.of(node, weight[2:]).transposed
     arguments["groups"] = (shape[1] if transposed else source[1]) // weight[1]
     return node.target, tuple(arguments.values()), {}
 
@@ -117,8 +138,54 @@ def localize_conv(node: fx.Node, rank: RankView) -> tuple[Any, tuple[Any, ...], 
 def conv_flops(node: fx.Node) -> int:
     """Two per multiply-add, at global shapes."""
     source, weight = operand_shapes(node)[:2]
-    steps = source if _Convolution.of(node, weight[2:]).transposed else result_shape(node)
+    steps = source if Convolution.of(node, weight[2:]).transposed else result_shape(node)
     return 2 * math.prod(steps) * math.prod(weight[1:])
+
+
+# Made of plain ops, so that it is counted, and fused, as these are.
+torch.library.define(
+    "fv::conv_halo",
+    "(Tensor input, Tensor weight, Tensor? bias, int[] stride, int[] padding, int[] dilation, int groups, "
+    "int dim, str axis) -> Tensor",
+)
+
+
+def _conv_halo(
+    input: Tensor,
+    weight: Tensor,
+    bias: Tensor | None,
+    stride: Sequence[int],
+    padding: Sequence[int],
+    dilation: Sequence[int],
+    groups: int,
+    dim: int,
+    axis: str,
+) -> Tensor:
+    """A convolution whose ``dim`` is sharded over ``axis``: ranks exchange the edges of their pieces."""
+    return torch.convolution(input, weight, bias, stride, padding, dilation, False, [0] * len(stride), groups)
+
+
+torch.library.impl("fv::conv_halo", "CompositeImplicitAutograd", _conv_halo)
+conv_halo = torch.ops.fv.conv_halo.default
+registry.register(
+    OpDef(
+        conv_halo,
+        "fv.conv_halo",
+        rule=conv_rule,
+        localize=localize_conv,
+        flops=conv_flops,
+        first=Stage.COMMUNICATING,
+        last=Stage.COMMUNICATING,
+    )
+)
+
+
+def with_halo(node: fx.Node, dim: int, axis: str) -> tuple[Any, ...]:
+    """Arguments of the ``fv.conv_halo`` that does what the convolution ``node`` does."""
+    operands = tensor_operands(node)
+    conv = Convolution.of(node, tensor_type(operands[1]).shape[2:])
+    bias = operands[2] if len(operands) == 3 else None
+    return (*operands[:2], bias, conv.stride, conv.padding, conv.dilation, conv.groups, dim, axis)
 
 
 define(

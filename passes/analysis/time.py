@@ -3,7 +3,7 @@
     one rank    flops / rate + bytes / memory bandwidth, on whole values
     a rank      the same on its pieces; the flops are divided as the op's factor rule says
     collective  what resharding each value costs; values that share an exchange share its latency
-    ring        what the travelling keys and values add to the attention's own time
+    ring, halo  what the transfers inside an op add to its own time
 
 The rank is the busiest one: pieces are cut as ``tensor_split`` does, so rank 0 has the largest of each.
 """
@@ -17,9 +17,8 @@ from torch import fx
 import fastvideo_ir as ir
 from fastvideo_ir.collectives import Move
 from fastvideo_ir.factors import Strategy
-from fastvideo_ir.graph import bind, is_getitem, result_types, tensor_operands
-from fastvideo_ir.ops.attention import is_ring
-from fastvideo_ir.verifier import rule_of, strategy_of
+from fastvideo_ir.graph import is_getitem, result_types, tensor_operands
+from fastvideo_ir.verifier import exchange_axis, rule_of, strategy_of
 
 from ..planner.cost import CostModel, Hardware
 
@@ -77,31 +76,38 @@ class NodeTimes:
         return busy / work.rate + sum(work.operands + work.results) / work.bandwidth
 
     def communication(self, node: fx.Node) -> float:
-        """Seconds of a collective, or what a ring's transfers add; 0 for other calls."""
-        axis = self.travels_over(node)
+        """Seconds of a collective, or what transfers inside an op add; 0 for other calls."""
+        axis = exchange_axis(node)
         if axis is not None:
             strategy, model = self.strategy(node, axis), self._along[axis]
-            assert strategy is not None, "the types of a ring say what travels"
+            assert strategy is not None, "the types of such an op say what is exchanged"
             return max(0.0, model.compute(model.work(node), strategy) - self.compute(node))
         if node.target not in ir.dialect.COLLECTIVES:
             return 0.0
         return self._reshard(node) - (len(tensor_operands(node)) - 1) * self._hardware.latency
 
-    def travels_over(self, node: fx.Node) -> str | None:
-        """The axis around which keys and values of an attention travel, if they do."""
-        return str(bind(node)["axis"]) if is_ring(node) else None
+    def exchanged(self, node: fx.Node) -> tuple[ir.TensorType, ...]:
+        """The operands of which pieces are exchanged inside of an op."""
+        axis, operands = exchange_axis(node), tensor_operands(node)
+        strategy = self.strategy(node, axis) if axis is not None else None
+        if strategy is None:
+            return ()
+        return tuple(ir.tensor_type(operands[number]) for number in strategy.travelling or (0,))
 
     def bytes_sent(self, node: fx.Node) -> int:
         """Bytes of a collective that leave the rank which sends most; all-reduce counts as reduce-scatter + gather.
 
-        Around a ring every piece is passed on until all ranks but its own have had it.
+        Around a ring every piece is passed on until all ranks but its own have had it. Of a halo, a rank between two
+        others sends as much as it receives.
         """
-        ring = self.travels_over(node)
-        if ring is not None:
-            strategy = self.strategy(node, ring)
-            assert strategy is not None, "the types of a ring say what travels"
-            pieces = [ir.tensor_type(tensor_operands(node)[number]) for number in strategy.travelling]
-            return (self._program.mesh.size(ring) - 1) * sum(map(self._local.bytes_of, pieces))
+        inside = exchange_axis(node)
+        if inside is not None:
+            strategy = self.strategy(node, inside)
+            assert strategy is not None, "the types of such an op say what is exchanged"
+            kinds = self.exchanged(node)
+            if strategy.halo is not None:
+                return int(strategy.halo * sum(map(self._along[inside].bytes_of, kinds)))
+            return (self._program.mesh.size(inside) - 1) * sum(map(self._local.bytes_of, kinds))
         mesh, axis = self._program.mesh, str(node.args[1])
         pairs = list(zip(tensor_operands(node), result_types(node), strict=True))
         sent = []

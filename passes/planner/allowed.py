@@ -34,6 +34,8 @@ def allowed(
             continue
         if not _suits_params(program, operands, strategy, policy, work) or not _suits_attention(node, strategy, policy):
             continue
+        if strategy.halo is not None and any(kinds[0].dims[2:]):
+            continue  # one exchange a convolution, between the pieces of one dim
         placed = [*zip(kinds, strategy.operands, strict=True), *zip(result_types(node), strategy.results, strict=True)]
         if all(kind is None or p is None or _fits(kind, p) for kind, p in placed):
             divided = _left_to_divide(program, axis, strategy, placed)

@@ -2,6 +2,7 @@
 
 compute     flops / rate + bytes / memory bandwidth on the busiest rank
 ring        per step the longer of compute and transfer, plus latency; and the merges
+halo        the edges' bytes / link + latency, and a copy of the piece with its edges
 all-gather  (P − 1)/P · bytes / link + latency          sharded → replicated
 all-to-all  (P − 1)/P² · bytes / link + latency         one sharded dim → another
 reduce      twice an all-gather's, or once for a reduce-scatter
@@ -121,7 +122,7 @@ class CostModel:
         )
 
     def compute(self, work: Work, strategy: Strategy) -> float:
-        """Seconds on the busiest rank, which reads whole operands (weights) and reduces statistics with the others."""
+        """Seconds on the busiest rank, which reads whole operands (weights) and talks to others inside of the op."""
         if strategy.travelling:
             return self._ring(work, strategy)
         share = strategy.largest_share(self.parts)
@@ -131,6 +132,9 @@ class CostModel:
             size * (share if isinstance(placement, ir.Shard) else 1.0) for size, placement in (*operands, *results)
         )
         inside = sum(self.reshard(kind, ir.Partial(), ir.Replicate()) for kind in strategy.statistics)
+        if strategy.halo is not None:
+            edges, copied = work.operands[0] * strategy.halo, 2 * work.operands[0] * (share + strategy.halo)
+            inside += edges / self.hardware.link_bandwidth + self.hardware.latency + copied / work.bandwidth
         return work.flops * share / work.rate + moved / work.bandwidth + inside
 
     def _ring(self, work: Work, strategy: Strategy) -> float:

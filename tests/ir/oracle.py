@@ -259,8 +259,8 @@ def check_strategies(one: Instance, mesh: Mesh, chosen: dict[str, Strategy], dra
         for operand, kind in zip(one.operands, operand_types, strict=True):
             set_info(operand, NodeInfo(kind))
         set_info(one.node, NodeInfo(_value_type(result_types, unplaced)))
-        if any(strategy is not None and strategy.expanded for strategy in known):
-            pieces = _run_expanded(one, mesh, addends, where)
+        if any(strategy is not None and (strategy.expanded or strategy.halo is not None) for strategy in known):
+            pieces = _run_together(one, mesh, addends, where)
         else:
             pieces = [_run_rank(one, mesh, rank, addends, where) for rank in range(mesh.num_ranks)]
         for rank, piece in enumerate(pieces):
@@ -320,7 +320,7 @@ def _local_operands(
     return local
 
 
-def _run_expanded(
+def _run_together(
     one: Instance, mesh: Mesh, addends: dict[fx.Node, list[Tensor]], where: str
 ) -> list[list[Tensor | None]]:
     """As a program of this one op, whose ranks talk as they do in any program."""
@@ -347,8 +347,10 @@ def _run_expanded(
         pieces = [{new[operand].name: tensor for operand, tensor in held.items()} for held in local]
         programs = [localize(program, rank) for rank in ranks]
         return ir.interpreter.run_lockstep(programs, pieces, [], CPU)
+    except ShardingError:
+        raise  # the ranks cannot talk inside of it over both axes
     except Exception as error:
-        raise RuleError(f"{where}\n  it cannot be run as its expansion: {error!r}") from error
+        raise RuleError(f"{where}\n  the ranks cannot run it together: {error!r}") from error
 
 
 def _check_piece(

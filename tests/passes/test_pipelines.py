@@ -20,6 +20,7 @@ DEFAULT = [
     "recognize-attention",
     "select-attention-backend",
     "fuse-linear-gelu",
+    "fold-padding",
     "choose-mesh",
     "plan-sharding",
     "insert-reshards",
@@ -90,10 +91,10 @@ def test_target_reaches_the_passes() -> None:
     ("text", "before", "after"),
     [
         ("default,early", None, "canonicalize"),
-        ("default,middle", "fuse-linear-gelu", "choose-mesh"),
+        ("default,middle", "fold-padding", "choose-mesh"),
         ("default,placed", "expand-statistics", "lower-reshards"),
         ("default,late", "pack-collectives", None),
-        ("default,-choose-mesh,middle", "fuse-linear-gelu", "plan-sharding"),
+        ("default,-choose-mesh,middle", "fold-padding", "plan-sharding"),
     ],
 )
 def test_added_pass_goes_to_the_end_of_the_stage_it_joins(text: str, before: str | None, after: str | None) -> None:

@@ -212,7 +212,7 @@ def test_verifier_wants_keys_that_are_spread_to_travel() -> None:
         return (%y)"""
     program(text.format('fv.attention_ring(%q, %q, %q, None, None, False, "ring")'), "communicating", "ring=2")
     for wrong in ("fv.attention(%q, %q, %q)", 'fv.attention_ring(%q, %q, %q, None, None, False, "sp")'):
-        with pytest.raises(VerificationError, match=r"\[ring\] %a: keys travel over"):
+        with pytest.raises(VerificationError, match=r"\[exchange\] %a: ranks exchange over"):
             program(text.format(wrong), "communicating", "ring=2")
 
 

@@ -42,7 +42,8 @@ def quiet() -> Iterator[None]:
         yield
 
 
-def test_same_frames_on_processes_that_all_modules_share(wan: Any, quiet: None) -> None:
+@pytest.mark.filterwarnings("error::fastvideo.IdleRanksWarning")
+def test_same_frames_on_processes_that_all_modules_share(wan: Any) -> None:
     expected = video(wan)
     with fastvideo.compile(wan, num_gpus=2, device="cpu", verify=False) as compiled:
         assert np.abs(video(wan) - expected).max() < 1e-4  # whoever holds the pipeline has the compiled one
@@ -50,7 +51,7 @@ def test_same_frames_on_processes_that_all_modules_share(wan: Any, quiet: None) 
         groups = {id(model._ranks.group) for model in compiled.compiled.values()}
         assert len(groups) == 1 and compiled.transformer is wan.transformer
         meshes = {name: str(model.programs[0].mesh) for name, model in compiled.compiled.items()}
-        assert meshes["transformer"] == meshes["text_encoder"] == "mesh(sp=2)"
+        assert set(meshes.values()) == {"mesh(sp=2)"}
         told = compiled.explain()
         assert all(name in told for name in ("text_encoder\n", "transformer\n", "AutoencoderKLWan.decode on 2 ranks"))
         with torch.no_grad():
@@ -102,10 +103,22 @@ def test_a_pipeline_of_no_family(quiet: None) -> None:
         assert "forward" not in vars(clip)
 
 
+class OverlappingDecoder(torch.nn.Module):
+    """Adds up windows that overlap: no position of the picture belongs to one rank alone."""
+
+    def __init__(self, channels: int) -> None:
+        super().__init__()
+        self.spread = torch.nn.ConvTranspose3d(channels, 3, (1, 10, 10), (1, 8, 8), (0, 1, 1))
+
+    def forward(self, x: torch.Tensor, **_: object) -> torch.Tensor:
+        return self.spread(x)
+
+
 def test_a_module_that_cannot_be_divided_is_told_of(wan: Any) -> None:
+    wan.vae.decoder = OverlappingDecoder(wan.vae.config.z_dim).eval()
     expected = video(wan)
-    with fastvideo.compile(wan, num_gpus=64, executor="simulated", components=["vae"], verify=False) as compiled:
-        with pytest.warns(fastvideo.IdleRanksWarning, match=r"AutoencoderKLWan\.decode runs on one of 64 ranks: axis"):
+    with fastvideo.compile(wan, num_gpus=2, executor="simulated", components=["vae"], verify=False) as compiled:
+        with pytest.warns(fastvideo.IdleRanksWarning, match=r"AutoencoderKLWan\.decode runs on one of 2 ranks: axis"):
             found = video(compiled)
         assert np.abs(found - expected).max() < 1e-5
     with pytest.raises(ir.errors.IdleAxisError):  # asked for itself, it is refused

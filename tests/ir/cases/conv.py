@@ -23,7 +23,7 @@ CASES = [
     case(
         "conv1d.default",
         lambda d: call(d.real("bi", 9), d.real("oi3"), d.real("o"), [1], [1]),
-        "01",
+        "012",
         sums=[(0, 1), (1, 1)],
         partial=[(0, 2)],
     ),
@@ -39,15 +39,17 @@ CASES = [
         partial=[(0, 2)],
     ),
     case("conv2d.default", lambda d: call(d.real("bi", 5, 6), d.real("oi11"), d.real("o")), "0123", sums=[(0, 1)]),
-    case("conv2d.default", lambda d: call(d.real("bi", 5, 6), d.real("oi", 1, 3), d.real("o"), [1], [0, 1]), "012"),
+    case("conv2d.default", lambda d: call(d.real("bi", 5, 6), d.real("oi", 1, 3), d.real("o"), [1], [0, 1]), "0123"),
     case("conv2d.default", lambda d: call(d.real("bi", 7, 6), d.real("oi22"), None, [1], [0], [2]), "01"),
     case(
         "conv2d.default",
         lambda d: call(d.real("b", 6, 5, 5), d.real(4, 3, 3, 3), d.real(4), [1], [1], [1], 2),
-        "01",
+        "0123",
         sums=[(0, 1)],
     ),
-    case("conv2d.default", lambda d: call(d.real("b", 6, 5, 5), d.real(6, 1, 3, 3), d.real(6), [1], [1], [1], 6), "01"),
+    case("conv2d.default", lambda d: call(d.real("b", 6, 5, 5), d.real(6, 1, 3, 3), d.real(6), [1], [1], [1], 6), "0123"),
+    case("conv2d.default", lambda d: call(d.real("bi", 7, 4), d.real("oi", 5, 3), None, [1], [6, 1], [3, 1]), "0123"),
+    case("conv2d.default", lambda d: call(d.real("bi", 8, 6), d.real("oi33"), None, [2], [1]), "0123"),
     case("conv2d.default", lambda d: call(d.real("b", 4, 4, 4), d.real(8, 1, 2, 2), None, [2], [0], [1], 4), "0123"),
     case("conv2d.default", lambda d: call(d.real("i", 5, 5), d.real("oi33"), d.real("o"))),
     case(
@@ -57,12 +59,12 @@ CASES = [
         sums=[(0, 1)],
         partial=[(0, 2)],
     ),
-    case("conv3d.default", lambda d: call(d.real("bi", 4, 4, 4), d.real("oi333"), d.real("o"), [1], [1]), "01"),
+    case("conv3d.default", lambda d: call(d.real("bi", 4, 4, 4), d.real("oi333"), d.real("o"), [1], [1]), "01234"),
     *(
         case(
             f"conv{n}d.padding",
             same_padding(n),
-            "01",
+            "01234"[: n + 2],
         )
         for n in (1, 2, 3)
     ),
@@ -77,6 +79,11 @@ CASES = [
         "convolution.default",
         lambda d: call(d.real("bi", 4, 3), d.real("io33"), d.real("o"), [2], [1], [1], True, [1], 1),
         "01",
+    ),
+    case(
+        "fv.conv_halo",
+        lambda d: call(d.real("b", 6, 5, 4), d.real(4, 3, 3, 3), d.real(4), [1, 1], [1, 1], [1, 1], 2, 2, "x"),
+        "0123",
     ),
     case(
         "conv_transpose1d.default",

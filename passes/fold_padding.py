@@ -14,6 +14,9 @@ from fastvideo_ir.ops.conv import Convolution
 from fastvideo_ir.ops.define import aten
 
 
+_CONVOLUTIONS = (aten.conv1d.default, aten.conv2d.default, aten.conv3d.default)
+
+
 class FoldPadding(ir.Pass):
     """Leaves to the pad what is not alike on both sides."""
 
@@ -26,9 +29,6 @@ class FoldPadding(ir.Pass):
             pad = _zeros_below(node)
             if pad is not None:
                 _fold(rewriter, node, pad)
-
-
-_CONVOLUTIONS = (aten.conv1d.default, aten.conv2d.default, aten.conv3d.default)
 
 
 def _zeros_below(node: fx.Node) -> fx.Node | None:
@@ -63,6 +63,7 @@ def _fold(rewriter: ir.Rewriter, node: fx.Node, pad: fx.Node) -> None:
         source = rewriter.insert(aten.constant_pad_nd.default, (source, amounts, 0), before=node, sources=(pad, node))
     bias = operands[2] if len(operands) == 3 else None
     arguments = (source, operands[1], bias, conv.stride, padding, conv.dilation, conv.groups)
+    assert callable(node.target)
     rewriter.replace_with(node, node.target, arguments, sources=(pad, node))
     if not pad.users:
         rewriter.erase(pad)

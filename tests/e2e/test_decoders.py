@@ -64,7 +64,7 @@ FRAMES = (1, 4, 2, 11, 7)
 DECODERS: dict[str, tuple[Build, tuple[int, ...], int, float]] = {
     "wan": (wan, FRAMES, 3, 1e-10),
     "wan as published": (wan_as_published, FRAMES, 2, 1e-10),
-    "image": (image, (1, 4, 11, 7), 3, 1e-10),
+    "image": (image, (1, 4, 13, 7), 2, 1e-10),
     "ltx": (ltx, FRAMES, 2, 1e-6),  # it normalizes in fp32
     "cogvideox": (cogvideox, FRAMES, 2, 1e-10),
 }

@@ -47,7 +47,9 @@ CASES = [
         "0123",
         sums=[(0, 1)],
     ),
-    case("conv2d.default", lambda d: call(d.real("b", 6, 5, 5), d.real(6, 1, 3, 3), d.real(6), [1], [1], [1], 6), "0123"),
+    case(
+        "conv2d.default", lambda d: call(d.real("b", 6, 5, 5), d.real(6, 1, 3, 3), d.real(6), [1], [1], [1], 6), "0123"
+    ),
     case("conv2d.default", lambda d: call(d.real("bi", 7, 4), d.real("oi", 5, 3), None, [1], [6, 1], [3, 1]), "0123"),
     case("conv2d.default", lambda d: call(d.real("bi", 8, 6), d.real("oi33"), None, [2], [1]), "0123"),
     case("conv2d.default", lambda d: call(d.real("b", 4, 4, 4), d.real(8, 1, 2, 2), None, [2], [0], [1], 4), "0123"),

@@ -13,7 +13,6 @@ from fastvideo_ir.graph import bind, tensor_operands
 from fastvideo_ir.ops.conv import Convolution
 from fastvideo_ir.ops.define import aten
 
-
 _CONVOLUTIONS = (aten.conv1d.default, aten.conv2d.default, aten.conv3d.default)
 
 

@@ -66,7 +66,7 @@ class HaloExpansion:
         return low, high
 
     def _fetched(self, sender: Coordinates, receiver: Coordinates) -> Range:
-        """Global range of what ``receiver`` reads of the piece of ``sender``; both ends are equal where it is nothing."""
+        """Global range of what ``receiver`` reads of the piece of ``sender``; both ends equal where nothing."""
         (held, end), (start, stop) = self._held(sender), self._window(receiver)
         low = min(max(held, start), end)
         return low, max(low, min(end, stop))

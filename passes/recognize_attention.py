@@ -77,6 +77,8 @@ def match_handwritten(node: fx.Node) -> Handwritten | None:
     if scores is None:
         return None
     mask: fx.Node | None = None
+    if scores.target is aten.baddbmm.default:
+        return _fused_mask(scores, value, dtype)
     if scores.target is aten.add.Tensor and not scores.kwargs and isinstance(scores.args[1], fx.Node):
         left, right = scores.args
         assert isinstance(left, fx.Node) and isinstance(right, fx.Node)
@@ -87,14 +89,27 @@ def match_handwritten(node: fx.Node) -> Handwritten | None:
     scores, scale = found
     query, key = scores.args[:2]
     assert isinstance(query, fx.Node) and isinstance(key, fx.Node)
-    kinds = [ir.tensor_type(part) for part in (query, key, value)]
+    match = Handwritten(query, key, value, mask, scale)
+    return match if _suits(match, dtype, rank) else None
+
+
+def _fused_mask(scores: fx.Node, value: fx.Node, dtype: torch.dtype) -> Handwritten | None:
+    """Mask, scores and scale in one ``baddbmm``, whose mask is not read where ``beta`` is 0."""
+    arguments = bind(scores)
+    if arguments["beta"] not in (0, 1):
+        return None
+    mask = arguments["self"] if arguments["beta"] else None
+    match = Handwritten(arguments["batch1"], arguments["batch2"], value, mask, float(arguments["alpha"]))
+    return match if _suits(match, dtype, 3) else None
+
+
+def _suits(match: Handwritten, dtype: torch.dtype, rank: int) -> bool:
+    """Whether the parts have one dtype, and batch dims that agree."""
+    kinds = [ir.tensor_type(part) for part in (match.query, match.key_transposed, match.value)]
     if rank not in (3, 4) or any(len(kind.shape) != rank for kind in kinds) or len({k.shape[:-2] for k in kinds}) != 1:
-        return None
-    if {kind.dtype for kind in kinds} != {dtype} or (
-        mask is not None and not _holds(dtype, ir.tensor_type(mask).dtype)
-    ):
-        return None
-    return Handwritten(query, key, value, mask, scale)
+        return False
+    mask_holds = match.mask is None or _holds(dtype, ir.tensor_type(match.mask).dtype)
+    return mask_holds and {kind.dtype for kind in kinds} == {dtype}
 
 
 def _is_matmul(node: fx.Node) -> bool:

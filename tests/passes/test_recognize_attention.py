@@ -235,6 +235,35 @@ def test_fused_form_that_the_op_cannot_express_is_left_as_it_is(form: str) -> No
     assert count(after, torch.ops.aten.scaled_dot_product_attention.default) == 1
 
 
+@pytest.mark.parametrize(("beta", "masked"), [(0, False), (1, True)])
+def test_mask_and_scale_in_one_op_are_recognised(beta: int, masked: bool) -> None:
+    before = program(
+        THREE_DIMS
+        + f"""
+        %scores : f32[8, 5, 7] = aten.baddbmm.default(%bias, %q, %kt, beta={beta}, alpha=0.25)
+        %weights : f32[8, 5, 7] = aten.softmax.int(%scores, -1)
+        %out : f32[8, 5, 16] = aten.bmm.default(%weights, %v)
+        return (%out)"""
+    )
+    after = run_passes(before, "recognize-attention")
+    assert attention_of(after).args[4] == 0.25
+    assert (attention_of(after).args[3] is not None) == masked
+    assert count(after, torch.ops.aten.baddbmm.default) == 0
+    assert_same_numbers(before, after)
+
+
+def test_a_mask_that_is_scaled_in_one_op_is_left_alone() -> None:
+    before = program(
+        THREE_DIMS
+        + """
+        %scores : f32[8, 5, 7] = aten.baddbmm.default(%bias, %q, %kt, beta=0.5)
+        %weights : f32[8, 5, 7] = aten.softmax.int(%scores, -1)
+        %out : f32[8, 5, 16] = aten.bmm.default(%weights, %v)
+        return (%out)"""
+    )
+    assert count(run_passes(before, "recognize-attention"), torch.ops.fv.attention.default) == 0
+
+
 def test_recognised_attention_keeps_its_place_in_the_model() -> None:
     before = program(
         """

@@ -197,11 +197,11 @@ def _force_division(
             best = min(s.largest_share(parts) for s in dividing)
             limit = max(best, UNEVEN / parts)
             even = [s for s in dividing if s.largest_share(parts) <= limit]
-            result[node] = _without_needless_rings(even)
+            result[node] = without_needless_rings(even)
     return result
 
 
-def _without_needless_rings(strategies: list[Strategy]) -> list[Strategy]:
+def without_needless_rings(strategies: list[Strategy]) -> list[Strategy]:
     """Without those in which operands travel that another one cuts for good, as keys and values by heads.
 
     At full size a ring's kernels cost more than that exchange; tiny tensors would not show it.

@@ -15,7 +15,16 @@ from fastvideo_ir.verifier import exchange_axis
 
 from ..backends import attention
 from ..frontends.capture import Captured, ModuleCall
-from ..passes.analysis import Gathers, NodeTimes, Whole, predict_eager_memory, predict_memory, weight_bytes, whole_ops
+from ..passes.analysis import (
+    Comparison,
+    Gathers,
+    NodeTimes,
+    Whole,
+    predict_eager_memory,
+    predict_memory,
+    weight_bytes,
+    whole_ops,
+)
 from ..passes.planner.cost import Hardware
 from ..settings import Settings
 from .records import (
@@ -199,7 +208,7 @@ class _Work:
 
     def collectives(self, nodes: Iterable[fx.Node]) -> tuple[CollectiveReport, ...]:
         """Those that take longest first."""
-        found: Counter[tuple[str, str, tuple[str, ...], int, float, tuple[float, float] | None]] = Counter()
+        found: Counter[tuple[str, str, tuple[str, ...], int, float, Comparison | None]] = Counter()
         for node in nodes:
             axis = exchange_axis(node)
             if axis is not None:
@@ -211,10 +220,18 @@ class _Work:
             else:
                 continue
             name = ir.ops.target_name(node.target)
-            ways = self._gathers.seconds(node) if node.target is ir.dialect.all_gather else None
+            ways = self._gathers.compare(node) if node.target is ir.dialect.all_gather else None
             found[name, axis, moves, self.times.bytes_sent(node), self.times.communication(node), ways] += 1
         entries = [
-            CollectiveReport(op, axis, moves, count, sent, seconds, *(ways or (None, None)))
+            CollectiveReport(
+                op,
+                axis,
+                moves,
+                count,
+                sent,
+                seconds,
+                *((ways.planned, ways.otherwise, ways.taken_whole_by) if ways else ()),
+            )
             for (op, axis, moves, sent, seconds, ways), count in found.items()
         ]
         return tuple(sorted(entries, key=lambda entry: -entry.count * entry.seconds))

@@ -47,9 +47,9 @@ class CollectiveReport:
         count: how many of them.
         bytes_sent: per rank and collective, on the rank that sends most.
         seconds: per collective; of a ring, what its transfers add to the attention.
-        with_readers: of an all-gather, seconds of it and of the ops that read what it gathers; None where these are
-            not priced.
-        otherwise: what these ops would take in the cheapest other way; None where there is none.
+        with_readers: of an all-gather, seconds of it and of the ops that read what it gathers.
+        otherwise: what these ops would take in the cheapest way that needs no such gather; None where there is none.
+        taken_whole_by: the ops that then need all of it.
     """
 
     op: str
@@ -60,6 +60,7 @@ class CollectiveReport:
     seconds: float
     with_readers: float | None = None
     otherwise: float | None = None
+    taken_whole_by: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True)

@@ -133,7 +133,9 @@ def _collectives(entries: Sequence[CollectiveReport]) -> list[str]:
 
 
 def _gain(entry: CollectiveReport) -> str:
-    """Whether a gather is the cheapest way to run what reads it."""
+    """Whether a gather is the cheapest way to run what reads it, or who leaves no choice."""
+    if entry.taken_whole_by:
+        return f"taken whole by {', '.join(entry.taken_whole_by)}"
     if entry.with_readers is None or entry.otherwise is None:
         return ""
     word = "cheaper" if entry.with_readers <= entry.otherwise else "by itself dearer"

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import itertools
 from collections.abc import Sequence
 
 from torch import fx
@@ -64,14 +63,31 @@ class Alternatives:
         Params cost nothing: they are loaded where they are wanted. Without targets the results stay where the strategy
         leaves them.
         """
-        seconds = self._model.compute(self._model.work(node), strategy)
+        moves = []
         for operand, kind, wanted in zip(tensor_operands(node), sources, strategy.operands, strict=True):
             if operand.name not in self._program.params:
-                seconds += self._model.reshard(kind, kind.placement(self._axis), wanted)
-        for target, given in itertools.zip_longest(targets, strategy.results if targets else ()):
-            if target is not None and given is not None:
-                seconds += self._model.reshard(target, given, target.placement(self._axis))
-        return seconds
+                alike = sum(user.target is node.target for user in operand.users)  # what was moved once stays there
+                moves.append(self._model.reshard(kind, kind.placement(self._axis), wanted) / max(alike, 1))
+        returns = (
+            [
+                self._model.reshard(target, given, target.placement(self._axis))
+                for target, given in zip(targets, strategy.results, strict=True)
+                if target is not None and given is not None
+            ]
+            if targets
+            else []
+        )
+        return self._model.compute(self._model.work(node), strategy) + self._together(moves) + self._together(returns)
+
+    def reshard(self, source: ir.TensorType, target: ir.TensorType) -> float:
+        """Seconds to take a value from one placement along the axis to another."""
+        return self._model.reshard(target, source.placement(self._axis), target.placement(self._axis))
+
+    def _together(self, moves: Sequence[float]) -> float:
+        """Exchanges for one op share a latency, since they will be packed."""
+        latency = self._model.hardware.latency
+        exchanges = sum(move >= latency for move in moves)
+        return sum(moves) - max(exchanges - 1, 0) * latency
 
 
 def _cuts_first_dims(strategy: Strategy) -> bool:

@@ -140,6 +140,37 @@ def test_a_gathered_stream_is_shown_to_be_cheaper() -> None:
         assert gather.seconds < gather.with_readers <= gather.otherwise
 
 
+class Grouped(nn.Module):
+    """Layers of attention whose eight heads share four keys, repeated by hand."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.layers = nn.ModuleList(nn.Linear(96, 192, bias=False) for _ in range(LAYERS))
+
+    def forward(self, x: Tensor) -> Tensor:
+        for layer in self.layers:
+            q, k, v = layer(x).unflatten(-1, (-1, 12)).transpose(1, 2).split([8, 4, 4], 1)
+            k, v = k.repeat_interleave(2, 1), v.repeat_interleave(2, 1)
+            x = x + F.scaled_dot_product_attention(q, k, v).transpose(1, 2).flatten(2)
+        return x
+
+
+def test_every_gather_says_what_it_saves_or_who_needs_it_whole() -> None:
+    """Keys of four heads are gathered before they are repeated: fewer bytes than to exchange eight heads of queries."""
+    with torch.device("meta"):
+        model, given = Grouped().eval(), {"x": torch.empty(1, 300, 96)}
+    report = plan(model, given, parallel=Parallel(sp=2))
+    blocks, outside = sections(report.programs[0])
+    (gather,) = [entry for entry in blocks.collectives if entry.op == "fv.all_gather"]
+    assert "4, 300@sp" in gather.moves[0], "the keys, before they are repeated"
+    assert gather.with_readers is not None and gather.otherwise is not None and not gather.taken_whole_by
+    assert gather.seconds < gather.with_readers < gather.otherwise
+    (last,) = [entry for entry in outside.collectives if entry.op == "fv.all_gather"]
+    assert (last.taken_whole_by, last.otherwise) == (("output",), None)
+    assert "taken whole by output" in str(report)
+    assert any("output" in entry["taken_whole_by"] for entry in report.to_dict()["programs"][0]["collectives"])
+
+
 class Sorted(nn.Module):
     """Four summary tokens beside many, and an op without a rule."""
 

@@ -47,7 +47,8 @@ class CollectiveReport:
         count: how many of them.
         bytes_sent: per rank and collective, on the rank that sends most.
         seconds: per collective; of a ring, what its transfers add to the attention.
-        with_readers: of an all-gather, seconds of it and of the ops that read what it gathers.
+        with_readers: of an all-gather, seconds of it and of the ops that read what it gathers; None where it
+            only is a step to another placement.
         otherwise: what these ops would take in the cheapest way that needs no such gather; None where there is none.
         taken_whole_by: the ops that then need all of it.
     """

@@ -52,8 +52,8 @@ class Gathers:
         self._position = {node: number for number, node in enumerate(program.nodes)}
         self._alternatives = {axis: Alternatives(program, axis, hardware) for axis in program.mesh.names}
 
-    def compare(self, gather: fx.Node) -> Comparison:
-        """Prices ``gather``, an all-gather."""
+    def compare(self, gather: fx.Node) -> Comparison | None:
+        """Prices ``gather``, an all-gather; None where what it brings moves on, as along another axis."""
         axis = str(gather.args[1])
         before: dict[Value, ir.TensorType] = {
             (gather, number): ir.tensor_type(operand) for number, operand in enumerate(tensor_operands(gather))
@@ -68,7 +68,10 @@ class Gathers:
             if reader in seen:
                 continue
             seen.add(reader)
-            here, without, results = self._reader(reader, before, axis)
+            found = self._reader(reader, before, axis)
+            if found is None:
+                return None
+            here, without, results = found
             planned, otherwise = planned + here, otherwise + without
             if math.isinf(without):
                 whole["output" if reader.op == "output" else ir.ops.target_name(reader.target)] = None
@@ -82,7 +85,7 @@ class Gathers:
 
     def _reader(
         self, reader: fx.Node, before: dict[Value, ir.TensorType], axis: str
-    ) -> tuple[float, float, tuple[ir.TensorType | None, ...]]:
+    ) -> tuple[float, float, tuple[ir.TensorType | None, ...]] | None:
         """Seconds of one reader as planned and without the gather; and its results' types then, if they are cut too."""
         if reader.op != "call_function" or runs_on_first_rank(reader):
             return 0.0, math.inf, ()
@@ -91,12 +94,12 @@ class Gathers:
         sources = [before.get(tensor_of(operand), kind) for operand, kind in zip(operands, kinds, strict=True)]
         gathered = [number for number, operand in enumerate(operands) if tensor_of(operand) in before]
         if isinstance(reader.target, ir.dialect.PlacementOp):
-            if reader.target in ir.dialect.LOCAL_PLACEMENTS and reader.args[1] == axis:
+            if reader.target is ir.dialect.shard and reader.args[1] == axis:
                 return self._times.compute(reader), alternatives.reshard(sources[0], ir.tensor_type(reader)), ()
-            return 0.0, math.inf, ()
+            return None
         strategy = self._times.strategy(reader, axis)
         if strategy is None:
-            return 0.0, math.inf, ()
+            return None
         planned = alternatives.price(reader, strategy, kinds)
         options = without_needless_rings(alternatives.allowed(reader, alternatives.dividing(reader)))
         options = [option for option in options if all(option.operands[n] != ir.Replicate() for n in gathered)]

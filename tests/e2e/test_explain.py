@@ -171,6 +171,19 @@ def test_every_gather_says_what_it_saves_or_who_needs_it_whole() -> None:
     assert any("output" in entry["taken_whole_by"] for entry in report.to_dict()["programs"][0]["collectives"])
 
 
+def test_a_gather_that_is_one_step_of_several_claims_nothing() -> None:
+    """What is gathered over one axis and then over the other has no reader of its own."""
+    with torch.device("meta"):
+        model, given = Grouped().eval(), {"x": torch.empty(1, 300, 96)}
+    report = plan(model, given, parallel=Parallel(sp=2, tp=2))
+    entries = report.programs[0].collectives
+    exchanged = {move.partition(" -> ")[0] for entry in entries for move in entry.moves}
+    gathers = [entry for entry in entries if entry.op == "fv.all_gather"]
+    steps = [entry for entry in gathers if entry.moves[0].partition(" -> ")[2] in exchanged]
+    assert steps and all((e.with_readers, e.otherwise, e.taken_whole_by) == (None, None, ()) for e in steps)
+    assert any(entry.otherwise is not None for entry in gathers)
+
+
 class Sorted(nn.Module):
     """Four summary tokens beside many, and an op without a rule."""
 

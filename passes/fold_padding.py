@@ -1,7 +1,8 @@
-"""``fold-padding``: zeros on both sides of a spatial dim become the padding of the convolution that reads them.
+"""``fold-padding``: what pads both sides of a spatial dim becomes the padding of the convolution that reads it.
 
-Models write the padding of a causal convolution out, since time is padded on one side alone. The zeros of height and
-width then need no tensor of their own, and a convolution that pads itself can be divided over these dims.
+Models write the padding of a causal convolution out, since time is padded on one side alone. Height and width then
+need no second tensor, and a convolution that pads itself can be divided over these dims. Zeros are padding of any
+convolution; one that is to repeat the border becomes ``fv.conv_replicate``.
 """
 
 from __future__ import annotations
@@ -10,10 +11,12 @@ from torch import fx
 
 import fastvideo_ir as ir
 from fastvideo_ir.graph import bind, tensor_operands
-from fastvideo_ir.ops.conv import Convolution
+from fastvideo_ir.ops.conv import Convolution, conv_replicate
 from fastvideo_ir.ops.define import aten
 
 _CONVOLUTIONS = (aten.conv1d.default, aten.conv2d.default, aten.conv3d.default)
+_REPEATED = (aten.replication_pad1d.default, aten.replication_pad2d.default, aten.replication_pad3d.default)
+_PADS = (aten.constant_pad_nd.default, aten.pad.default, *_REPEATED)
 
 
 class FoldPadding(ir.Pass):
@@ -25,28 +28,32 @@ class FoldPadding(ir.Pass):
     def run(self, program: ir.Program) -> None:
         rewriter = ir.Rewriter(program, self.name)
         for node in list(program.nodes):
-            pad = _zeros_below(node)
-            if pad is not None:
-                _fold(rewriter, node, pad)
+            found = _pad_below(node)
+            if found is not None:
+                _fold(rewriter, node, *found)
 
 
-def _zeros_below(node: fx.Node) -> fx.Node | None:
-    """The pad with zeros that a convolution with a batch dim reads."""
+def _pad_below(node: fx.Node) -> tuple[fx.Node, bool] | None:
+    """The pad that a convolution with a batch dim reads, and whether it repeats the border; None where neither fits."""
     if node.target not in _CONVOLUTIONS:
         return None
     source, weight = tensor_operands(node)[:2]
-    batched = len(ir.tensor_type(source).shape) == len(ir.tensor_type(weight).shape)
-    arguments = bind(source) if source.target in (aten.constant_pad_nd.default, aten.pad.default) else None
-    if arguments is None or not batched or arguments.get("mode", "constant") != "constant" or arguments["value"]:
+    if source.target not in _PADS or len(ir.tensor_type(source).shape) != len(ir.tensor_type(weight).shape):
         return None
-    return source
+    arguments = bind(source)
+    mode = arguments.get("mode", "replicate" if source.target in _REPEATED else "constant")
+    if mode == "replicate":
+        pads_itself = any(Convolution.of(node, ir.tensor_type(weight).shape[2:]).padding)
+        return None if pads_itself else (source, True)
+    return (source, False) if mode == "constant" and not arguments["value"] else None
 
 
-def _fold(rewriter: ir.Rewriter, node: fx.Node, pad: fx.Node) -> None:
+def _fold(rewriter: ir.Rewriter, node: fx.Node, pad: fx.Node, repeated: bool) -> None:
     (source,), operands = tensor_operands(pad), tensor_operands(node)
     conv = Convolution.of(node, ir.tensor_type(operands[1]).shape[2:])
     rank = len(conv.kernel)
-    amounts = list(bind(pad)["pad"])  # the last dim comes first
+    bound = bind(pad)
+    amounts = list(bound["pad"] if "pad" in bound else bound["padding"])  # the last dim comes first
     amounts += [0] * (2 * rank - len(amounts))
     padding = list(conv.padding)
     for dim in range(rank):
@@ -59,10 +66,11 @@ def _fold(rewriter: ir.Rewriter, node: fx.Node, pad: fx.Node) -> None:
     if padding == conv.padding:
         return
     if any(amounts):
-        source = rewriter.insert(aten.constant_pad_nd.default, (source, amounts, 0), before=node, sources=(pad, node))
+        mode = "replicate" if repeated else "constant"
+        source = rewriter.insert(aten.pad.default, (source, amounts, mode), before=node, sources=(pad, node))
     bias = operands[2] if len(operands) == 3 else None
     arguments = (source, operands[1], bias, conv.stride, padding, conv.dilation, conv.groups)
     assert callable(node.target)
-    rewriter.replace_with(node, node.target, arguments, sources=(pad, node))
+    rewriter.replace_with(node, conv_replicate if repeated else node.target, arguments, sources=(pad, node))
     if not pad.users:
         rewriter.erase(pad)

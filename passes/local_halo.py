@@ -1,8 +1,8 @@
 """What one rank does in a convolution over a sharded dim: fetch the edges that its windows read, then convolve.
 
 Which rows a rank reads follows from the range of the result that it holds. So uneven pieces, pieces that are shorter
-than a window (whose edges lie several ranks away) and empty ones are no cases of their own. Zeros stand at the true
-borders alone. All edges of one convolution travel in a single exchange.
+than a window (whose edges lie several ranks away) and empty ones are no cases of their own. Padding stands at the true
+borders alone: zeros, or the border repeated. All edges of one convolution travel in a single exchange.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ from fastvideo_ir.graph import bind
 from fastvideo_ir.layout import Range
 from fastvideo_ir.mesh import Coordinates
 from fastvideo_ir.ops import RankView
-from fastvideo_ir.ops.conv import Convolution, localize_conv
+from fastvideo_ir.ops.conv import Convolution, conv_replicate, localize_conv
 from fastvideo_ir.ops.define import aten
 
 
@@ -42,11 +42,11 @@ class HaloExpansion:
         a = self._arguments
         padding = list(a["padding"])
         padding[self._dim - 2] = 0
-        zeros = [0] * len(padding)
         operand = self._extended(self._exchange())
-        operands = (operand, a["weight"], a["bias"], a["stride"], padding, a["dilation"], False, zeros, a["groups"])
-        self._rewriter.set_target(self._node, aten.convolution.default)
-        self._rewriter.set_arguments(self._node, operands, {})
+        operands = (operand, a["weight"], a["bias"], a["stride"], padding, a["dilation"])
+        rest = (a["groups"],) if a["replicate"] else (False, [0] * len(padding), a["groups"])
+        self._rewriter.set_target(self._node, conv_replicate if a["replicate"] else aten.convolution.default)
+        self._rewriter.set_arguments(self._node, (*operands, *rest), {})
         target, args, kwargs = localize_conv(self._node, self._view)
         self._rewriter.set_target(self._node, target)
         self._rewriter.set_arguments(self._node, args, kwargs)
@@ -88,11 +88,11 @@ class HaloExpansion:
         return self._insert([sum(received)], ir.dialect.exchange, buffer, self._axis, sent, received)
 
     def _extended(self, received: fx.Node) -> fx.Node:
-        """The piece, between the edges of its neighbours and the zeros beyond the borders."""
+        """The piece, between the edges of its neighbours and what lies beyond the borders."""
         start, stop = self._window(self._view.at)
         if start == stop:
             return self._source
-        parts = [self._zeros(min(stop, 0) - start)] if start < 0 else []
+        parts: list[fx.Node] = []
         offset = 0
         for peer in self._peers:
             rows = self._fetched(peer, self._view.at)
@@ -103,8 +103,9 @@ class HaloExpansion:
                 shape = self._shape(rows[1] - rows[0])
                 parts.append(self._insert(shape, aten.reshape.default, flat, shape))
                 offset += count
-        if stop > self._size:
-            parts.append(self._zeros(stop - max(start, self._size)))
+        before, after = max(min(stop, 0) - start, 0), max(stop - max(start, self._size), 0)
+        first, last = self._beyond(before, parts, 0), self._beyond(after, parts, -1)
+        parts = [*first, *parts, *last]
         if len(parts) == 1:
             return parts[0]
         return self._insert(self._shape(stop - start), aten.cat.default, parts, self._dim)
@@ -117,9 +118,17 @@ class HaloExpansion:
         shape = self._shape(rows[1] - rows[0])
         return self._insert(shape, aten.slice.Tensor, self._source, self._dim, rows[0] - low, rows[1] - low)
 
-    def _zeros(self, count: int) -> fx.Node:
+    def _beyond(self, count: int, parts: Sequence[fx.Node], side: int) -> list[fx.Node]:
+        """``count`` rows of padding next to the first or the last of ``parts``."""
         shape = self._shape(count)
-        return self._insert(shape, aten.new_zeros.default, self._source, shape)
+        if not count:
+            return []
+        if not self._arguments["replicate"]:
+            return [self._insert(shape, aten.new_zeros.default, self._source, shape)]
+        border = parts[side]  # a window that keeps the size reads at least one row inside
+        row = 0 if side == 0 else self._view.shape(border)[self._dim] - 1
+        edge = self._insert(self._shape(1), aten.slice.Tensor, border, self._dim, row, row + 1)
+        return [self._insert(shape, aten.expand.default, edge, shape)]
 
     def _flat(self, value: fx.Node) -> fx.Node:
         count = math.prod(self._view.shape(value))

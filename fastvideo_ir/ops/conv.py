@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from typing import Any
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor, fx
 
 from ..factors import DimExpr, FactorRule, RuleBuilder, product
@@ -142,11 +143,36 @@ def conv_flops(node: fx.Node) -> int:
     return 2 * math.prod(steps) * math.prod(weight[1:])
 
 
-# Made of plain ops, so that it is counted, and fused, as these are.
+# Made of plain ops, so that they are counted, and fused, as these are.
+torch.library.define(
+    "fv::conv_replicate",
+    "(Tensor input, Tensor weight, Tensor? bias, int[] stride, int[] padding, int[] dilation, int groups) -> Tensor",
+)
+
+
+def _conv_replicate(
+    input: Tensor,
+    weight: Tensor,
+    bias: Tensor | None,
+    stride: Sequence[int],
+    padding: Sequence[int],
+    dilation: Sequence[int],
+    groups: int,
+) -> Tensor:
+    """A convolution that repeats the border where others have zeros."""
+    sides = [amount for amount in reversed(padding) for _ in range(2)]
+    padded = F.pad(input, sides, mode="replicate") if any(sides) else input
+    none = [0] * len(stride)
+    return torch.convolution(padded, weight, bias, stride, none, dilation, False, none, groups)
+
+
+torch.library.impl("fv::conv_replicate", "CompositeImplicitAutograd", _conv_replicate)
+conv_replicate = torch.ops.fv.conv_replicate.default
+registry.register(OpDef(conv_replicate, "fv.conv_replicate", rule=conv_rule, localize=localize_conv, flops=conv_flops))
 torch.library.define(
     "fv::conv_halo",
     "(Tensor input, Tensor weight, Tensor? bias, int[] stride, int[] padding, int[] dilation, int groups, "
-    "int dim, str axis) -> Tensor",
+    "int dim, str axis, bool replicate=False) -> Tensor",
 )
 
 
@@ -160,8 +186,11 @@ def _conv_halo(
     groups: int,
     dim: int,
     axis: str,
+    replicate: bool = False,
 ) -> Tensor:
     """A convolution whose ``dim`` is sharded over ``axis``: ranks exchange the edges of their pieces."""
+    if replicate:
+        return _conv_replicate(input, weight, bias, stride, padding, dilation, groups)
     return torch.convolution(input, weight, bias, stride, padding, dilation, False, [0] * len(stride), groups)
 
 
@@ -185,7 +214,8 @@ def with_halo(node: fx.Node, dim: int, axis: str) -> tuple[Any, ...]:
     operands = tensor_operands(node)
     conv = Convolution.of(node, tensor_type(operands[1]).shape[2:])
     bias = operands[2] if len(operands) == 3 else None
-    return (*operands[:2], bias, conv.stride, conv.padding, conv.dilation, conv.groups, dim, axis)
+    replicate = bool(bind(node).get("replicate", node.target is conv_replicate))
+    return (*operands[:2], bias, conv.stride, conv.padding, conv.dilation, conv.groups, dim, axis, replicate)
 
 
 define(

@@ -60,6 +60,12 @@ def cogvideox() -> nn.Module:
     )
 
 
+def hunyuan_video() -> nn.Module:
+    return diffusers.AutoencoderKLHunyuanVideo(
+        latent_channels=4, block_out_channels=(8, 8, 8, 8), layers_per_block=1, norm_num_groups=4
+    )
+
+
 FRAMES = (1, 4, 2, 11, 7)
 DECODERS: dict[str, tuple[Build, tuple[int, ...], int, float]] = {
     "wan": (wan, FRAMES, 3, 1e-10),
@@ -67,6 +73,7 @@ DECODERS: dict[str, tuple[Build, tuple[int, ...], int, float]] = {
     "image": (image, (1, 4, 13, 7), 2, 1e-10),
     "ltx": (ltx, FRAMES, 2, 1e-6),  # it normalizes in fp32
     "cogvideox": (cogvideox, FRAMES, 2, 1e-10),
+    "hunyuan-video": (hunyuan_video, FRAMES, 2, 1e-10),  # repeats borders
 }
 
 

@@ -31,7 +31,7 @@ def site(
         %w0 : {whole(w)} = input
         %x : {x} = fv.reshard(%x0)
         %w : {w} = fv.reshard(%w0)
-        %a : {result} = aten.{op}(%x, %w, {arguments})
+        %a : {result} = {op if op.startswith("fv.") else f"aten.{op}"}(%x, %w, {arguments})
         %y : {whole(result)} = fv.reshard(%a)
         return (%y)
         """,
@@ -64,6 +64,13 @@ CASES = {
         "f64[1, 4@tp, 7@sp, 5]", "f64[6, 4@tp, 3, 3]", "f64[1, 6, 7@sp, 5]{sum:tp}", "tp=2, sp=3"
     ),
     "same": ("f64[1, 4, 7@sp, 5]", W, "f64[1, 6, 7@sp, 5]", "sp=3", "None, [1, 1], \"same\"", "conv2d.padding"),
+    "repeated border": (
+        "f64[2, 4, 7@sp, 5]", W, "f64[2, 6, 7@sp, 5]", "sp=3", "None, [1, 1], [1, 1], [1, 1], 1", "fv.conv_replicate"
+    ),
+    "repeated border, far away": (
+        "f64[1, 4, 7@sp, 5]", "f64[6, 4, 5, 3]", "f64[1, 6, 7@sp, 5]", "sp=9",
+        "None, [1, 1], [6, 1], [3, 1], 1", "fv.conv_replicate",
+    ),
     "one dim": ("f64[1, 4, 7@sp]", "f64[6, 4, 3]", "f64[1, 6, 7@sp]", "sp=3", "None, [1], [1]", "conv1d.default"),
     "three dims": (
         "f64[1, 4, 3, 7@sp, 4]", "f64[6, 4, 3, 3, 3]", "f64[1, 6, 1, 7@sp, 4]", "sp=3", "None, [1, 1, 1], [0, 1, 1]",

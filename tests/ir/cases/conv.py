@@ -83,6 +83,11 @@ CASES = [
         "01",
     ),
     case(
+        "fv.conv_replicate",
+        lambda d: call(d.real("bi", 3, 7, 8), d.real("oi", 2, 3, 5), None, [1, 1, 2], [0, 2, 2], [1, 2, 1], 1),
+        "0134",
+    ),
+    case(
         "fv.conv_halo",
         lambda d: call(d.real("b", 6, 5, 4), d.real(4, 3, 3, 3), d.real(4), [1, 1], [1, 1], [1, 1], 2, 2, "x"),
         "0123",

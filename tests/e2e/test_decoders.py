@@ -27,16 +27,16 @@ class Decode(nn.Module):
         return self.vae.decode(latents, return_dict=False)[0]  # type: ignore[operator, no-any-return]
 
 
-def wan(**options: object) -> nn.Module:
-    shape = {"dim_mult": [1, 2, 4], "num_res_blocks": 1, "temperal_downsample": [False, True]}
+def wan() -> nn.Module:
     return diffusers.AutoencoderKLWan(
-        base_dim=4, z_dim=4, latents_mean=[0.0] * 4, latents_std=[1.0] * 4, **{**shape, **options}
+        base_dim=4,
+        z_dim=4,
+        dim_mult=[1, 2, 4],
+        num_res_blocks=1,
+        temperal_downsample=[False, True],
+        latents_mean=[0.0] * 4,
+        latents_std=[1.0] * 4,
     )
-
-
-def wan_as_published() -> nn.Module:
-    """But for its channels."""
-    return wan(dim_mult=[1, 2, 4, 4], num_res_blocks=2, temperal_downsample=[False, True, True])
 
 
 def image() -> nn.Module:
@@ -69,7 +69,6 @@ def hunyuan_video() -> nn.Module:
 FRAMES = (1, 4, 2, 11, 7)
 DECODERS: dict[str, tuple[Build, tuple[int, ...], int, float]] = {
     "wan": (wan, FRAMES, 3, 1e-10),
-    "wan as published": (wan_as_published, FRAMES, 2, 1e-10),
     "image": (image, (1, 4, 13, 7), 2, 1e-10),
     "ltx": (ltx, FRAMES, 2, 1e-6),  # it normalizes in fp32
     "cogvideox": (cogvideox, FRAMES, 2, 1e-10),

@@ -53,9 +53,11 @@ class Delta:
         """Whether it can be added to a parameter of this shape."""
         if self.down is None:
             return self.up.shape == shape
+        if min(len(shape), self.up.dim(), self.down.dim()) < 2:
+            return False
         rank = self.down.shape[0]
         return (
-            len(shape) >= 2
+            rank > 0
             and self.up.shape[0] == shape[0]
             and self.up.numel() == shape[0] * rank
             and self.down.numel() == rank * math.prod(shape[1:])
@@ -72,7 +74,7 @@ class Delta:
     @property
     def shape(self) -> tuple[int, ...]:
         """Of the parameter that it is for, as far as it can be told."""
-        return tuple(self.up.shape) if self.down is None else (self.up.shape[0], *self.down.shape[1:])
+        return tuple(self.up.shape) if self.down is None else (*self.up.shape[:1], *self.down.shape[1:])
 
 
 @dataclass(frozen=True)
@@ -189,11 +191,10 @@ def _deltas(
 
 def _factor(role: str, layer: str, parts: Mapping[str, Tensor], settings: Mapping[str, Any]) -> float:
     """``alpha / r``: of the layer's own alpha, or of PEFT's settings, which may have a pattern of layers."""
-    if "down" not in parts:
+    if "down" not in parts or not (rank := max((0, *parts["down"].shape[:1]))):
         return 1.0
-    rank = parts["down"].shape[0]
     if "alpha" in parts:
-        return float(parts["alpha"]) / rank
+        return _number(parts["alpha"].flatten().tolist(), layer) / rank
     for prefix in (f"{role}.", f"{DENOISER}."):
         of_role = {key.removeprefix(prefix): value for key, value in settings.items() if key.startswith(prefix)}
         settings = of_role or settings
@@ -204,7 +205,16 @@ def _factor(role: str, layer: str, parts: Mapping[str, Tensor], settings: Mappin
             break
     if alpha is None:
         return 1.0
-    return float(alpha) / (math.sqrt(rank) if settings.get("use_rslora") else rank)
+    return _number([alpha], layer) / (math.sqrt(rank) if settings.get("use_rslora") else rank)
+
+
+def _number(values: list[Any], layer: str) -> float:
+    """The one number. Raises InvalidArgumentError."""
+    if len(values) != 1 or not isinstance(values[0], int | float) or not math.isfinite(values[0]):
+        raise ir.errors.InvalidArgumentError(
+            f"the LoRA has no number for the alpha of {layer!r}: {values}", hint="the file is damaged"
+        )
+    return float(values[0])
 
 
 def _refuse_misfits(

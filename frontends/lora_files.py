@@ -16,7 +16,8 @@ import fastvideo_ir as ir
 
 from . import hub, safetensors_files
 
-_USUAL_NAMES = ("pytorch_lora_weights.safetensors", "adapter_model.safetensors")  # of Diffusers, of PEFT
+_PEFT_NAME = "adapter_model.safetensors"
+_USUAL_NAMES = ("pytorch_lora_weights.safetensors", _PEFT_NAME)
 _ADAPTER_CONFIG = "adapter_config.json"
 _HEADER_KEY = "lora_adapter_metadata"
 _PICKLES = (".bin", ".pt", ".pth", ".ckpt", ".pkl")
@@ -64,7 +65,7 @@ def read_lora_file(source: str | os.PathLike[str], weight_name: str | None = Non
         )
     if _HEADER_KEY in header:
         settings = _settings_in(header[_HEADER_KEY], path)
-    elif (path.parent / _ADAPTER_CONFIG).is_file():
+    elif path.name == _PEFT_NAME and (path.parent / _ADAPTER_CONFIG).is_file():
         settings = safetensors_files.read_json(path.parent / _ADAPTER_CONFIG)
     else:
         settings = {}

@@ -40,6 +40,8 @@ MISFITS: list[tuple[dict[str, Tensor], str]] = [
     ({**PAIR, **ELSEWHERE}, "1 of 2 layers of .* 1 have no place: transformer.nowhere .strict=False loads what fits"),
     ({**PAIR, f"{Q}.lora_A.weight": torch.ones(2, 40)}, r"to_q.weight is \(144, 144\) and not \(144, 40\)"),
     ({**PAIR, f"{Q}.lora_B.weight": torch.ones(144, 3)}, "have another shape"),
+    ({f"{Q}.lora_A.weight": torch.ones(()), f"{Q}.lora_B.weight": torch.ones(144)}, "have another shape"),
+    ({f"{Q}.lora_A.weight": torch.ones(0, 144), f"{Q}.lora_B.weight": torch.ones(144, 0)}, "have another shape"),
     ({f"{Q}.lora_A.weight": torch.ones(2, 144)}, "1 have no place: transformer.blocks.0.attn1.to_q "),
     ({**PAIR, "text_encoder.shared.lora_A.weight": torch.ones(2, 2)}, "1 have no place: text_encoder.shared"),
     ({**PAIR, f"{Q}.lora_magnitude_vector": torch.ones(144)}, "is a DoRA, which cannot be added to the weights"),
@@ -63,6 +65,20 @@ def test_misfits_change_nothing(
         check_lora(folder, file)
     assert idle.loras == {}
     assert versions == {name: (param.data_ptr(), param._version) for name, param in compiled.named_parameters()}
+
+
+def test_alpha_that_is_no_number(idle: VideoGenerator, tmp_path: Path) -> None:
+    save_file({**PAIR, f"{Q}.alpha": torch.ones(2)}, tmp_path / "x.safetensors")
+    with pytest.raises(ir.errors.InvalidArgumentError, match=r"no number for the alpha of 'blocks.0.attn1.to_q'"):
+        idle.load_lora(tmp_path / "x.safetensors")
+    save_file(
+        PAIR, tmp_path / "x.safetensors", metadata={"lora_adapter_metadata": '{"transformer.lora_alpha": "much"}'}
+    )
+    with pytest.raises(ir.errors.InvalidArgumentError, match="no number for the alpha"):
+        idle.load_lora(tmp_path / "x.safetensors")
+    save_file(PAIR, tmp_path / "x.safetensors", metadata={"lora_adapter_metadata": "{"})
+    with pytest.raises(ir.errors.PipelineLoadError, match=r"x.safetensors' is damaged: lora_adapter_metadata"):
+        idle.load_lora(tmp_path / "x.safetensors")
 
 
 def test_what_conversion_would_drop_is_told(idle: VideoGenerator, tmp_path: Path) -> None:

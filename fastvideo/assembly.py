@@ -13,12 +13,14 @@ import torch
 
 import fastvideo_ir as ir
 
+from .backends import attention
 from .compiler import CompiledModel
 from .extension import load_plugins
 from .frontends import loading
 from .frontends.capture.checks import check_model
 from .frontends.families import Family
 from .frontends.own_models import OwnModel
+from .parallel import Parallel
 from .ranks import Ranks
 from .runtime.pipeline import ComposedPipelineBase
 from .runtime.pipeline.own_denoiser import OwnDenoiser
@@ -58,21 +60,29 @@ def assemble(
     dtypes: Mapping[str, torch.dtype],
     scheduler: Mapping[str, Any] | None,
     pipeline_class: type[ComposedPipelineBase],
+    compile_encoders: bool | None,
 ) -> tuple[ComposedPipelineBase, ExitStack]:
     """Load and compile.
 
     Args:
         pipeline: from :func:`open_source`.
         own: takes the denoiser's place.
-        settings: of all compiled parts, which share their ranks.
+        settings: of the denoisers; all compiled parts share their ranks.
         place: where parts that are not compiled, and the caller's tensors, live.
         dtypes: per role that has weights.
         scheduler: config entries that replace the scheduler's own.
         pipeline_class: the stages.
+        compile_encoders: whether the family's encoders run on the ranks too; None is yes where there are several.
 
     Returns:
         The pipeline, and what to close when it is not needed any more.
+
+    Raises:
+        InvalidArgumentError: ``compile_encoders`` is something else.
     """
+    if compile_encoders not in (None, True, False):
+        raise ir.errors.InvalidArgumentError(f"compile_encoders={compile_encoders!r}: expected True, False or None")
+    with_encoders = settings.num_ranks > 1 if compile_encoders is None else compile_encoders
     load_plugins()
     components: dict[str, loading.Component] = {}
     ranks = Ranks()
@@ -96,8 +106,38 @@ def assemble(
                     settings.parallel.check_names(model.__signature__, name)
                 value = OwnDenoiser(model, model.__signature__, name, pipeline.family) if is_own else model
                 component = replace(component, value=value)
+            elif with_encoders and role in pipeline.family.encoders:
+                encoder = CompiledModel(_encoder(component.value), _encoder_settings(settings, role), ranks)
+                resources.callback(encoder.close)
+                component = replace(component, value=encoder)
             components[role] = component
         return pipeline_class(pipeline, components, place), resources.pop_all()
+
+
+def _encoder(module: torch.nn.Module) -> torch.nn.Module:
+    """The module, told to keep no keys and values for a next token: nobody reads them, and ranks would gather them."""
+    module = check_model(module)
+    config: Any = getattr(module, "config", None)
+    if getattr(config, "use_cache", False):
+        config.use_cache = False
+    return module
+
+
+def _encoder_settings(settings: Settings, role: str) -> Settings:
+    """For a module that runs once a prompt: exact, divided by tensor parallelism, and no code is generated for it.
+
+    What is approximated or chosen for the denoiser does not hold for it, and neither do pins of the denoiser's mesh.
+    """
+    return replace(
+        settings,
+        parallel=Parallel(tp=settings.num_ranks),
+        attention_backend=attention.AUTO,
+        quantization=None,
+        cache=None,
+        passes=None,
+        dump=settings.dump / role if settings.dump else None,
+        codegen="eager",
+    )
 
 
 def _without_self(signature: inspect.Signature) -> inspect.Signature:

@@ -33,6 +33,7 @@ class PipelineConfig:
     dtype: str | torch.dtype | Mapping[str, str | torch.dtype] | None = None
     passes: Any = None
     flow_shift: float | None = None
+    compile_encoders: bool | None = None
 
     @classmethod
     def load(cls, file: str | os.PathLike[str], **overrides: Any) -> Self:

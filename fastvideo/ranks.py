@@ -16,7 +16,7 @@ from .settings import Settings
 
 
 class Ranks:
-    """Worker processes for any number of models with the same settings; they end when the last model leaves."""
+    """Worker processes for any number of models on the same devices; they end when the last model leaves."""
 
     def __init__(self) -> None:
         self.group: WorkerGroup | None = None
@@ -65,13 +65,11 @@ class Member:
             return LocalExecutor(program, params, settings.device, generator=settings.codegen)
         check_importable(program)
         if self._ranks.group is None:
-            self._ranks.group = WorkerGroup(
-                settings.num_ranks, settings.device, plugins=worker_plugins(), generator=settings.codegen
-            )
+            self._ranks.group = WorkerGroup(settings.num_ranks, settings.device, plugins=worker_plugins())
         named = program.copy()
         for name, param in named.params.items():
             named.params[name] = replace(param, source=self._prefix + param.source)
-        return self._ranks.group.load(named, self._own(params))
+        return self._ranks.group.load(named, self._own(params), generator=settings.codegen)
 
     def revive(self) -> None:
         """Start the workers anew if one has failed."""

@@ -92,11 +92,12 @@ class VideoGenerator(LoraMethods):
         torch_dtype: DType | Mapping[str, DType] | None = None,
         passes: Any = None,
         flow_shift: float | None = None,
+        compile_encoders: bool | None = None,
         config: PipelineConfig | PathOrId | None = None,
         pipeline_class: type[ComposedPipelineBase] = ComposedPipeline,
         **unknown: Any,
     ) -> Self:
-        """Load a pipeline and compile its transformer.
+        """Load a pipeline and compile its transformer, and on several ranks its encoders.
 
         Args:
             path: folder in Diffusers layout, hub id ``owner/name``, or a name given to :func:`register_model`.
@@ -112,6 +113,8 @@ class VideoGenerator(LoraMethods):
             torch_dtype: the same under the name Diffusers has for it.
             passes: as for :func:`fastvideo.compile`.
             flow_shift: replaces the flow shift that is best for this checkpoint, or else the scheduler's own.
+            compile_encoders: whether the text and image encoders run on the ranks too, divided by tensor parallelism.
+                None is yes on several ranks, and no on one, where compiling them costs more than it gains.
             config: any of these as a :class:`PipelineConfig`, or a YAML or JSON file of one; keywords go before it.
             pipeline_class: the stages; a subclass of ``ComposedPipelineBase`` has its own.
 
@@ -134,6 +137,7 @@ class VideoGenerator(LoraMethods):
             dtype=_one_dtype(dtype, torch_dtype),
             passes=passes,
             flow_shift=flow_shift,
+            compile_encoders=compile_encoders,
         )
         generator._open(path if own is None else own.pipeline, own, given, config, pipeline_class)
         return generator
@@ -172,7 +176,7 @@ class VideoGenerator(LoraMethods):
         self._lock = threading.Lock()
         self._closed = False
         self._pipeline, self._resources = assemble(
-            pipeline, own, settings, settings.device, dtypes, scheduler, pipeline_class
+            pipeline, own, settings, settings.device, dtypes, scheduler, pipeline_class, given.compile_encoders
         )
         self._loras = LoraStack.of(self._pipeline.context)
 
@@ -307,18 +311,16 @@ class VideoGenerator(LoraMethods):
 
     @property
     def compiled_models(self) -> list[CompiledModel]:
-        """The compiled components, such as the denoiser."""
+        """The compiled components: the denoiser, and encoders."""
         values = (component.value for component in self._pipeline.context.components.values())
         models = (value.model if isinstance(value, OwnDenoiser) else value for value in values)
         return [model for model in models if isinstance(model, CompiledModel)]
 
     def explain(self) -> str:
         """What the compiler did with each compiled component."""
-        components = self._pipeline.context.components
-        parts = [
-            f"{role}\n{components[role].value.explain()}" for role in self._pipeline.context.pipeline.family.compiled
-        ]
-        return "\n\n".join(parts)
+        components = self._pipeline.context.components.items()
+        compiled = [(role, c.value) for role, c in components if isinstance(c.value, CompiledModel | OwnDenoiser)]
+        return "\n\n".join(f"{role}\n{value.explain()}" for role, value in compiled)
 
     def close(self) -> None:
         """End the ranks and free their memory; waits for a running generation. A second call does nothing."""

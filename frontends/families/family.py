@@ -83,6 +83,7 @@ class Family:
         index_values: further entries of ``model_index.json`` and the values they must have (absent is None,
             ``GIVEN`` is anything else).
         compiled: roles whose module runs as a compiled program.
+        encoders: roles whose module embeds the prompt or the picture; on several ranks they are compiled too.
         stages: stage names, in the order they run.
         text: the denoiser's arguments for what the pipeline's ``encode_prompt`` returns for one prompt, in its order.
         latents_argument, timestep_argument: the denoiser's arguments for the latents and the timestep.
@@ -113,6 +114,7 @@ class Family:
     accelerator_dtypes: Mapping[str, str]
     index_values: Mapping[str, Any] = field(default_factory=dict)
     compiled: tuple[str, ...] = ("transformer",)
+    encoders: tuple[str, ...] = ("text_encoder",)
     stages: tuple[str, ...] = (
         "validate",
         "encode_text",

@@ -10,6 +10,7 @@ _DTYPES = {
     "transformer": "bfloat16",
     "vae": "float16",
 }
+_ENCODERS = ("text_encoder", "text_encoder_2")
 _ROLES = ("tokenizer", "text_encoder", "tokenizer_2", "text_encoder_2", "transformer", "scheduler", "vae")
 
 # Sampling defaults are those of sample_video.py and the README in Tencent-Hunyuan/HunyuanVideo; of FastHunyuan those
@@ -18,6 +19,7 @@ HUNYUAN_VIDEO = Family(
     name="hunyuan-video",
     pipeline_class="HunyuanVideoPipeline",
     roles=_ROLES,
+    encoders=_ENCODERS,
     presets=(
         Preset(
             ("hunyuanvideo-community/HunyuanVideo", "tencent/HunyuanVideo"),
@@ -51,6 +53,7 @@ HUNYUAN_VIDEO_15 = Family(
     name="hunyuan-video-1.5",
     pipeline_class="HunyuanVideo15Pipeline",
     roles=(*_ROLES, "guider"),
+    encoders=_ENCODERS,
     presets=(
         Preset(
             (

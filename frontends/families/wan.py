@@ -46,6 +46,7 @@ WAN_I2V = replace(
     name="wan2.1-i2v",
     pipeline_class="WanImageToVideoPipeline",
     roles=(*WAN_T2V.roles, "image_encoder", "image_processor"),
+    encoders=(*WAN_T2V.encoders, "image_encoder"),
     presets=(
         Preset(("Wan-AI/Wan2.1-I2V-14B-480P-Diffusers",), _FROM_PICTURE),
         Preset(("Wan-AI/Wan2.1-I2V-14B-720P-Diffusers",), _720P, flow_shift=5.0, when={"scheduler.flow_shift": 5.0}),

@@ -10,7 +10,7 @@ import time
 import weakref
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from typing import Any
 
 import torch
@@ -32,6 +32,15 @@ from .base import WHOLE, Executor
 _POLL_SECONDS = 20e-6
 
 
+@dataclass(frozen=True)
+class _Loaded:
+    """A program on all ranks, its whole tensors by source, and who makes its code."""
+
+    program: ir.Program
+    params: dict[str, Tensor]
+    generator: str
+
+
 class WorkerGroup:
     """Worker processes that run any number of programs for one owner, one call at a time.
 
@@ -44,7 +53,6 @@ class WorkerGroup:
         device: of rank 0, see :func:`fastvideo.runtime.devices.resolve_device`; rank r has the r-th one from there.
         hang_timeout: seconds that a single collective, or on CUDA a whole run, may take before a rank counts as hung.
         plugins: modules (names, or paths of ``.py`` files) that every worker imports for what they register.
-        generator: who makes the code of blocks: ``eager`` or ``inductor``.
 
     Raises:
         OSError: a process cannot be started.
@@ -57,7 +65,6 @@ class WorkerGroup:
         *,
         hang_timeout: float = 600.0,
         plugins: Sequence[str] = (),
-        generator: str = "eager",
     ) -> None:
         refuse_in_worker()
         if num_ranks < 2:
@@ -66,8 +73,7 @@ class WorkerGroup:
         self.device = device
         self._hang_timeout = hang_timeout
         self._plugins = list(plugins)
-        self._generator = generator
-        self._programs: dict[int, tuple[ir.Program, dict[str, Tensor]]] = {}
+        self._programs: dict[int, _Loaded] = {}
         self._numbers = itertools.count()
         self._pid = os.getpid()
         self._lock = threading.RLock()
@@ -84,7 +90,7 @@ class WorkerGroup:
         """Process ids of the workers by rank."""
         return self._session.processes.pids
 
-    def load(self, program: ir.Program, params: Mapping[str, Tensor]) -> MpExecutor:
+    def load(self, program: ir.Program, params: Mapping[str, Tensor], *, generator: str = "eager") -> MpExecutor:
         """Put a program on all ranks.
 
         Weights are read now, and shared once for all programs: params of one source must be one tensor.
@@ -92,6 +98,7 @@ class WorkerGroup:
         Args:
             program: at stage COMMUNICATING, for a mesh of ``num_ranks`` ranks.
             params: whole tensors by :attr:`Param.source`. On the CPU their storages may move, in place.
+            generator: who makes the code of its blocks: ``eager`` or ``inductor``.
 
         Raises:
             InvalidArgumentError: the program is for another number of ranks, or a param does not fit.
@@ -104,16 +111,17 @@ class WorkerGroup:
             )
         with self._exclusive():
             whole = check_params(program, params)
-            for _, others in self._programs.values():
-                for source in whole.keys() & others.keys():
-                    if whole[source].data_ptr() != others[source].data_ptr():
+            for other in self._programs.values():
+                for source in whole.keys() & other.params.keys():
+                    if whole[source].data_ptr() != other.params[source].data_ptr():
                         raise ir.errors.InvalidArgumentError(
                             f"param {source!r} is another tensor than in the programs loaded before",
                             hint="bring new weights to all of them with update_params",
                         )
             number = next(self._numbers)
-            self._install(number, program, whole)
-            self._programs[number] = program, whole
+            loaded = _Loaded(program, whole, generator)
+            self._install(number, loaded)
+            self._programs[number] = loaded
             return MpExecutor(self, number)
 
     def update_params(self, params: Mapping[str, Tensor]) -> None:
@@ -124,14 +132,14 @@ class WorkerGroup:
         """
         with self._exclusive():
             self._programs |= {
-                number: (program, check_params(program, {**whole, **params}))
-                for number, (program, whole) in self._programs.items()
+                number: replace(loaded, params=check_params(loaded.program, {**loaded.params, **params}))
+                for number, loaded in self._programs.items()
             }
             with self._dispatching():
                 self._command({"op": "forget"})
                 self._session.rank.forget_weights()
-                for number, (_, whole) in self._programs.items():
-                    self._share(whole)
+                for number, loaded in self._programs.items():
+                    self._share(loaded.params)
                     self._prepare(number)
 
     def restart(self) -> None:
@@ -146,8 +154,8 @@ class WorkerGroup:
             self._finish_session()
             self._start()
             with self._dispatching():
-                for number, (program, whole) in self._programs.items():
-                    self._install(number, program, whole)
+                for number, loaded in self._programs.items():
+                    self._install(number, loaded)
 
     def close(self) -> None:
         """End all workers and wait for them. Idempotent."""
@@ -172,21 +180,20 @@ class WorkerGroup:
     def _finish_session(self) -> None:
         self._finalizer()  # at most once; what it ends stays ended
 
-    def _install(self, number: int, program: ir.Program, whole: dict[str, Tensor]) -> None:
+    def _install(self, number: int, loaded: _Loaded) -> None:
         if not self._greeted:
             with self._dispatching():
                 self._receive_done()
             self._greeted = True
-        self._share(whole)
-        text = ir.print_program(program)
+        self._share(loaded.params)
         command = {
             "op": "load",
             "program": number,
-            "text": text,
+            "text": ir.print_program(loaded.program),
             "numerics": numeric_settings(),
-            "generator": self._generator,
+            "generator": loaded.generator,
         }
-        self._command(command, lambda: self._session.rank.load(number, program, self._generator))
+        self._command(command, lambda: self._session.rank.load(number, loaded.program, loaded.generator))
         self._prepare(number)
 
     def _share(self, whole: Mapping[str, Tensor]) -> None:

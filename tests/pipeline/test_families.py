@@ -38,7 +38,9 @@ def test_names_in_a_family_exist(family: Family) -> None:
         assert family.picture.encoder in (None, *family.roles)
         classes.append(family.picture.pipeline_class)
     assert all(issubclass(getattr(diffusers, name), diffusers.DiffusionPipeline) for name in classes)
-    assert set(family.compiled) | set(family.accelerator_dtypes) <= set(family.roles)
+    assert set(family.compiled) | set(family.encoders) | set(family.accelerator_dtypes) <= set(family.roles)
+    assert not set(family.compiled) & set(family.encoders)
+    assert set(family.encoders) == {role for role in family.roles if "encoder" in role}
 
 
 @pytest.mark.parametrize("family", FAMILIES, ids=lambda family: family.name)

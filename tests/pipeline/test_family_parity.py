@@ -13,6 +13,7 @@ import torch
 from PIL import Image
 
 from fastvideo import Parallel, compile
+from fastvideo.compiler import CompiledModel
 from fastvideo.frontends import loading
 from fastvideo.runtime.pipeline import ComposedPipeline, GenerationState
 from fastvideo.sampling_param import resolve_request
@@ -43,6 +44,7 @@ class Case:
         unguided: further changes that turn guidance off.
         ranks: on how many the denoiser is compiled here; two that are missing are processes in the last test, or it
             is the denoiser of another case.
+        encoders: whether the encoders are compiled with it on two ranks.
     """
 
     name: str
@@ -50,6 +52,7 @@ class Case:
     picture: bool = False
     unguided: dict[str, Any] = field(default_factory=lambda: {"guidance_scale": 1.0})
     ranks: tuple[int, ...] = (1, 2)
+    encoders: bool = False
 
     @property
     def id(self) -> str:
@@ -61,13 +64,13 @@ TRUE_CFG = {"true_cfg_scale": 3.0}
 NO_TRUE_CFG = {"true_cfg_scale": 1.0}
 CASES = [
     Case("wan2.2-t2v-a14b", {"guidance_scale_2": 3.0}),
-    Case("wan2.2-ti2v-5b", LARGER),
+    Case("wan2.2-ti2v-5b", LARGER, encoders=True),
     Case("wan2.2-ti2v-5b", LARGER, picture=True),
     Case("wan2.1-i2v", picture=True, ranks=(1,)),
     Case("wan2.2-i2v-a14b", {"guidance_scale_2": 3.0}, picture=True, ranks=(2,)),
     Case("hunyuan-video", TRUE_CFG, unguided=NO_TRUE_CFG, ranks=(1,)),
-    Case("fast-hunyuan", NO_TRUE_CFG, unguided={"guidance_scale": 1.0}, ranks=(2,)),
-    Case("cogvideox-2b"),
+    Case("fast-hunyuan", NO_TRUE_CFG, unguided={"guidance_scale": 1.0}, ranks=(2,), encoders=True),
+    Case("cogvideox-2b", encoders=True),
     Case("cogvideox-5b", {"use_dynamic_cfg": True}),
     Case("cogvideox-1.5", {"num_frames": 17}, ranks=()),
     Case("cogvideox-5b-i2v", picture=True, ranks=(2,)),
@@ -76,7 +79,7 @@ CASES = [
     Case("ltx-video-0.9.1", {**LARGER, "decode_timestep": 0.05, "decode_noise_scale": 0.025}, ranks=()),
     Case("ltx-video", LARGER, picture=True),
     Case("mochi-1", {"num_frames": 7}),
-    Case("hunyuan-video-1.5", {"max_sequence_length": 64}),
+    Case("hunyuan-video-1.5", {"max_sequence_length": 64}, encoders=True),
 ]
 
 
@@ -177,15 +180,23 @@ def test_latents_on_ranks_equal_those_of_diffusers(tiny: Tiny, ranks: int) -> No
         role: compile(tiny.components[role].value, ranks, device="cpu", **options)
         for role in tiny.opened.family.compiled
     }
-    state = tiny.run(tiny.pipeline(**compiled))
+    encoders = {
+        role: compile(tiny.components[role].value, parallel=Parallel(tp=2), executor="simulated", device="cpu")
+        for role in tiny.opened.family.encoders
+        if tiny.case.encoders and ranks == 2
+    }
+    state = tiny.run(tiny.pipeline(**compiled, **encoders))
     assert state.latents is not None
     assert distance(state.latents, tiny.reference("latent")) < 1e-4
     for denoiser in compiled.values():
         assert [program.mesh.num_ranks for program in denoiser.programs] == [ranks]
+    for encoder in encoders.values():
+        assert len(encoder.programs) == 1, "the negative prompt is served by the program of the prompt"
 
 
 @pytest.mark.parametrize("name", ["wan2.1-i2v", "hunyuan-video"])
 def test_generator_on_two_processes(name: str, tmp_path: Path) -> None:
+    """Denoiser and encoders run on the same ranks, each divided in its own way; another prompt is no new program."""
     case = next(case for case in CASES if case.name == name)
     folder = tmp_path / name
     tiny = Tiny(case, build(name, folder), loading.open_pipeline(folder), {})
@@ -195,5 +206,16 @@ def test_generator_on_two_processes(name: str, tmp_path: Path) -> None:
         picture().save(asked["image"])
     with VideoGenerator.from_pretrained(folder, parallel=Parallel(sp=2), executor="mp", device="cpu") as generator:
         video = generator.generate_video(**asked, output_path=tmp_path / "video.mp4", return_latents=True)
+        other = {**asked, "prompt": 'birds over the "sea" at night', "num_inference_steps": 2}
+        generator.generate_video(**other, save_video=False)
+        components = {role: part.value for role, part in generator._pipeline.context.components.items()}
+        compiled = {role: value for role, value in components.items() if isinstance(value, CompiledModel)}
+        meshes = {role: [program.mesh for program in value.programs] for role, value in compiled.items()}
+        assert meshes == {
+            **{role: [Parallel(sp=2).mesh] for role in tiny.opened.family.compiled},
+            **{role: [Parallel(tp=2).mesh] for role in tiny.opened.family.encoders},
+        }
+        assert len({id(value._ranks.group) for value in compiled.values()}) == 1
+        assert all(role in generator.explain() for role in meshes)
     assert video.latents is not None and video.path == tmp_path / "video.mp4"
     assert distance(video.latents, tiny.reference("latent")) < 1e-4

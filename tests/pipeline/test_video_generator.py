@@ -164,6 +164,7 @@ def test_wrong_arguments_load_nothing(folder: Path, monkeypatch: pytest.MonkeyPa
         ({"dtype": {"vea": "float32"}}, "did you mean 'vae'"),
         ({"dtype": "float32", "torch_dtype": "float32"}, "both dtype and torch_dtype"),
         ({"flow_shift": 0}, "flow_shift must be a positive number"),
+        ({"compile_encoders": "no"}, "compile_encoders='no': expected True, False or None"),
     ):
         with pytest.raises(ir.errors.InvalidArgumentError, match=message):
             make(folder, **options)
@@ -186,6 +187,28 @@ def test_dtypes_and_flow_shift(folder: Path) -> None:
         assert parts["transformer"].dtype == torch.bfloat16 and parts["vae"].dtype == torch.float64
         assert parts["text_encoder"].dtype == torch.float32
         assert parts["scheduler"].value.config.flow_shift == 16.0
+
+
+def test_encoders_are_compiled_on_several_ranks_or_where_asked(folder: Path) -> None:
+    from fastvideo.compiler import CompiledModel
+
+    two = {"num_gpus": 2, "executor": "simulated"}
+    for options, expected in (
+        ({}, False),
+        ({"compile_encoders": True}, True),
+        ({**two, "attention_backend": "SAGE_ATTN", "cache": "first-block:0.1"}, True),
+        ({**two, "compile_encoders": False}, False),
+    ):
+        with make(folder, **options) as generator:
+            encoder = generator._pipeline.context.components["text_encoder"].value
+            assert isinstance(encoder, CompiledModel) == expected
+            if expected:
+                asked = encoder._settings
+                assert (asked.attention_backend, asked.cache, asked.num_ranks) == (
+                    "auto",
+                    None,
+                    options.get("num_gpus", 1),
+                )
 
 
 def test_several_threads(generator: VideoGenerator) -> None:

@@ -8,7 +8,7 @@ import fastvideo_ir as ir
 from fastvideo.passes.analysis import NodeTimes
 from fastvideo.passes.localize import localize
 from fastvideo.passes.planner.cost import Hardware
-from fastvideo_ir.errors import ShardingError, VerificationError
+from fastvideo_ir.errors import IdleAxisError, ShardingError, VerificationError
 from fastvideo_ir.ops.conv import conv_halo
 
 from .running import assert_close, collectives, count, program, random_values, run_passes, run_ranks, run_whole
@@ -140,9 +140,23 @@ def test_axes_planned_after_another_leave_it_the_edges(mesh: str) -> None:
         return (%b)"""
     before = program(text, mesh=mesh)
     after = run_passes(before, f"plan-sharding,{LOWERED}")
+    assert count(after, conv_halo) == 2
     values = random_values(before)
     for outputs in run_ranks(after, values):
         assert_close(outputs, run_whole(before, values), 1e-12)
+
+
+def test_a_second_axis_of_rows_idles() -> None:
+    before = program(
+        """
+        %w : f64[6, 4, 3, 3] = param "w" parameter
+        %x : f64[1, 4, 9, 7] = input
+        %a : f64[1, 6, 9, 7] = aten.conv2d.default(%x, %w, None, [1, 1], [1, 1])
+        return (%a)""",
+        mesh="sp=2, ring=2",
+    )
+    with pytest.raises(IdleAxisError, match="'ring' of 2 ranks divides only 0%"):
+        run_passes(before, "plan-sharding")
 
 
 def test_verifier_wants_the_edges_to_be_exchanged() -> None:

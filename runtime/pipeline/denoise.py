@@ -25,25 +25,23 @@ class DenoiseStage(Stage):
 
     def run(self, state: GenerationState) -> None:
         assert state.timesteps is not None and state.latents is not None
-        for role in self.context.family.compiled:
-            if role in self.context.components:
-                self.context.components[role].value.reset_cache()
+        self._tell_compiled("reset_cache")
         step = SchedulerStep(self.context.components["scheduler"].value, state)
         for index, timestep in enumerate(state.timesteps):
-            self._announce(index)
+            self._tell_compiled("set_step", index)
             start = time.perf_counter()
             denoised = step(self._predict(state, timestep), index)
             state.latents = denoised if state.held is None else torch.where(state.held, state.latents, denoised)
             self.synchronize()
             state.step_done(timestep, time.perf_counter() - start)
-        self._announce(None)
+        self._tell_compiled("set_step", None)
 
-    def _announce(self, step: int | None) -> None:
-        """Tell compiled denoisers which step comes, for what depends on it, such as windows of attention."""
+    def _tell_compiled(self, method: str, *arguments: Any) -> None:
+        """Call a method of every component that has it: compiled denoisers keep what depends on the step."""
         for component in self.context.components.values():
-            set_step = getattr(component.value, "set_step", None)
-            if set_step is not None:
-                set_step(step)
+            listener = getattr(component.value, method, None)
+            if listener is not None:
+                listener(*arguments)
 
     def _predict(self, state: GenerationState, timestep: torch.Tensor) -> torch.Tensor:
         """The denoiser's output for one sample, float32, guided if the text is a batch of two."""

@@ -41,8 +41,9 @@ class IdleRanksWarning(UserWarning):
 class CompiledModel:
     """The model's own signature and return structure, run on the ranks it was compiled for.
 
-    Made by :func:`fastvideo.compile`. Calls are serialised. Outputs come back on the inputs' device. Weights are read
-    when a signature is compiled; a later change is noticed and refused, see :meth:`update_weights`.
+    Made by :func:`fastvideo.compile`. Calls are serialised. Outputs come back on the inputs' device. Weights, and
+    numbers and functions that modules hold, are read when a signature is compiled; a later change is noticed and
+    refused, see :meth:`update_weights`.
     """
 
     def __init__(
@@ -154,9 +155,10 @@ class CompiledModel:
         return str(self.report)
 
     def update_weights(self) -> None:
-        """Read the model's weights anew, after they have been changed on purpose.
+        """Read the model's weights and settings anew, after they have been changed on purpose.
 
-        A signature whose weights have become other in kind is compiled anew at its next call.
+        A signature whose weights have become other in kind, or whose settings have changed, is compiled anew at its
+        next call.
         """
         with self._lock:
             self._refuse_if_closed()
@@ -212,9 +214,10 @@ class CompiledModel:
         if self._model.training:
             raise InvalidArgumentError("the model is in training mode", hint="call model.eval()")
         if any(self._specializations.values()) and self._state.changed:
+            what = self._state.changed_setting
             raise InvalidArgumentError(
-                "the model's weights have changed since it was compiled",
-                hint="call update_weights() after changing them",
+                f"the model's {what or 'weights'} {'has' if what else 'have'} changed since it was compiled",
+                hint=f"call update_weights() after changing {'it' if what else 'them'}",
             )
 
     def _current_params(self, captured: Captured) -> dict[str, Tensor]:

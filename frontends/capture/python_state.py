@@ -42,7 +42,7 @@ class PythonState:
 
     @property
     def rebound(self) -> frozenset[str]:
-        """Attributes that were bound to another object while :meth:`kept` was entered."""
+        """Attributes that were bound to another object, or got other contents, while :meth:`kept` was entered."""
         return frozenset(self._rebound)
 
     def changed(self) -> list[str]:
@@ -73,7 +73,10 @@ class PythonState:
             yield
         finally:
             self._noticed |= dict.fromkeys(self._changed_values())
-            self._rebound |= {_join(path, name) for path, _, name, _, _ in self._other_attributes()}
+            self._rebound |= {
+                _join(path, n) for path, _, n, old, new in self._other_attributes() if not _copied(old, new)
+            }
+            self._rebound |= {path for path, held, before in self._containers if not _same_items(held, before)}
             self.restore()
 
     def warn(self) -> None:
@@ -124,6 +127,11 @@ def _equal(old: Any, new: Any) -> bool:
     if old.is_meta or new.is_meta:
         return False
     return (old.shape, old.dtype, old.device) == (new.shape, new.dtype, new.device) and torch.equal(old, new)
+
+
+def _copied(old: Any, new: Any) -> bool:
+    """Whether a container was bound to another one with the same items, as tracers do."""
+    return type(old) is type(new) and type(old) in (list, dict, set, OrderedDict) and _same_items(old, new)
 
 
 def _same_items(left: Any, right: Any) -> bool:

@@ -337,8 +337,8 @@ def test_dump_holds_each_program_and_each_diff(tmp_path: Path, monkeypatch: pyte
         files = {path.name for path in folder.iterdir() if path.is_file()}
         assert files == {"00-captured.fvir"} | {f"{name}.{end}" for name in names for end in ("fvir", "diff")}
         assert (folder / f"{names[-1]}.fvir").read_text() == text
-        assert "+" in (folder / "07-insert-reshards.diff").read_text()
-        assert "= fv.reshard(" in (folder / "07-insert-reshards.diff").read_text()
+        assert "+" in (folder / "08-insert-reshards.diff").read_text()
+        assert "= fv.reshard(" in (folder / "08-insert-reshards.diff").read_text()
 
 
 PASSES = (
@@ -346,12 +346,14 @@ PASSES = (
     "recognize-attention",
     "select-attention-backend",
     "fuse-linear-gelu",
+    "fold-padding",
     "choose-mesh",
     "plan-sharding",
     "insert-reshards",
     "expand-statistics",
     "lower-reshards",
     "pack-collectives",
+    "shard-params",
 )
 
 
@@ -400,7 +402,7 @@ def test_passes_that_leave_ranks_without_a_division_are_refused() -> None:
     for passes, message in (
         ("default,-choose-mesh", "but it is compiled for 2 ranks"),
         ("canonicalize", "ranks"),
-        ("default,-lower-reshards,-pack-collectives", "ranks need COMMUNICATING"),
+        ("default,-lower-reshards,-pack-collectives,-shard-params", "ranks need COMMUNICATING"),
     ):
         with compiled_toy(num_gpus=2, executor="simulated", passes=passes) as compiled:
             with pytest.raises(InvalidArgumentError) as caught:

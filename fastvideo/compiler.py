@@ -214,10 +214,12 @@ class CompiledModel:
         if self._model.training:
             raise InvalidArgumentError("the model is in training mode", hint="call model.eval()")
         if any(self._specializations.values()) and self._state.changed:
-            what = self._state.changed_setting
+            setting = self._state.changed_setting
             raise InvalidArgumentError(
-                f"the model's {what or 'weights'} {'has' if what else 'have'} changed since it was compiled",
-                hint=f"call update_weights() after changing {'it' if what else 'them'}",
+                f"the model's {setting} has changed since it was compiled"
+                if setting is not None
+                else "the model's weights have changed since it was compiled",
+                hint=f"call update_weights() after changing {'it' if setting is not None else 'them'}",
             )
 
     def _current_params(self, captured: Captured) -> dict[str, Tensor]:

@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-from . import attention, conv, index, matmul, pointwise, reduce, shape, slicing, transform
+from . import attention, conv, index, matmul, memory, pointwise, reduce, shape, slicing, transform
 from .case import Case, Draw
 
 ALL: list[Case] = [
     case
-    for module in (attention, conv, index, matmul, pointwise, reduce, shape, slicing, transform)
+    for module in (attention, conv, index, matmul, memory, pointwise, reduce, shape, slicing, transform)
     for case in module.CASES
 ]
 

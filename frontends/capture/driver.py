@@ -24,6 +24,7 @@ from .eager_calls import ModuleCall, MustStayEagerError, Reason, give_way, warn_
 from .export import trace_with_export
 from .guards import Guards
 from .location import Locator
+from .memos import traced_memos_cleared
 from .python_state import PythonState
 from .real_values import trace_with_real_values
 from .signature import BoundCall, bind
@@ -180,7 +181,7 @@ def _try(
     stay_eager: dict[str, Reason] = {}
     while True:
         try:
-            with state.kept():
+            with state.kept(), traced_memos_cleared():
                 trace = strategy(module, call, stay_eager)
             converted = to_program(trace, call.paths, call.tensors, locate)
             return trace, converted, _check(trace, converted, verifier) if verifier else "not verified"

@@ -6,10 +6,13 @@ sees what another one has left behind.
 
 from __future__ import annotations
 
+import functools
+import inspect
 import warnings
 from collections import OrderedDict
 from collections.abc import Iterator
 from contextlib import contextmanager
+from types import ModuleType
 from typing import Any
 
 import torch
@@ -18,6 +21,8 @@ from torch import nn
 _OF_EVERY_MODULE = frozenset(name for name, value in vars(nn.Module()).items() if not isinstance(value, OrderedDict))
 """What torch keeps in a module, except for its hooks: a model may install its own, and note that it has."""
 _MISSING = object()
+_DEEPEST = 4
+"""How far objects in objects are followed."""
 
 
 class FrozenStateWarning(UserWarning):
@@ -33,12 +38,13 @@ class PythonState:
         self._containers: list[tuple[str, Any, Any]] = []
         self._noticed: dict[str, None] = {}
         self._rebound: set[str] = set()
+        self._objects: set[int] = set()
         for path, module in model.named_modules():
             self._remember(path, vars(module))
             self._remember(path, module._buffers)
             for name, value in vars(module).items():
-                if name not in _OF_EVERY_MODULE and _is_plain_object(value):
-                    self._remember(_join(path, name), vars(value))
+                if name not in _OF_EVERY_MODULE:
+                    self._remember_objects(_join(path, name), value)
 
     @property
     def rebound(self) -> frozenset[str]:
@@ -96,6 +102,23 @@ class PythonState:
             if type(value) in (list, dict, set, OrderedDict):
                 self._containers.append((_join(path, name), value, value.copy()))
 
+    def _remember_objects(self, path: str, value: Any, depth: int = 0) -> None:
+        """Attributes of plain objects: of ``value`` itself, of those it holds, and of those in containers."""
+        if depth > _DEEPEST:
+            return
+        if isinstance(value, (list, tuple)):
+            held = {f"[{number}]": item for number, item in enumerate(value)}
+        elif isinstance(value, dict):
+            held = {f"[{name!r}]": item for name, item in value.items()}
+        elif _is_plain_object(value) and id(value) not in self._objects:
+            self._objects.add(id(value))
+            self._remember(path, vars(value))
+            held = {f".{name}": item for name, item in vars(value).items()}
+        else:
+            return
+        for name, item in held.items():
+            self._remember_objects(f"{path}{name}", item, depth + 1)
+
     def _other_attributes(self) -> Iterator[tuple[str, dict[str, Any], str, Any, Any]]:
         for path, held, before in self._attributes:
             for name in [
@@ -112,7 +135,9 @@ def _join(path: str, name: str) -> str:
 
 
 def _is_plain_object(value: Any) -> bool:
-    return hasattr(value, "__dict__") and not isinstance(value, (nn.Module, torch.Tensor, type)) and not callable(value)
+    """An object with attributes of its own, callable or not; functions, classes and modules are none."""
+    others = (nn.Module, torch.Tensor, type, ModuleType, functools.partial)
+    return hasattr(value, "__dict__") and not isinstance(value, others) and not inspect.isroutine(value)
 
 
 def _is_value(value: Any) -> bool:

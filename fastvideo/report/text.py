@@ -18,6 +18,9 @@ from .records import (
     StepReport,
 )
 
+_TAKERS = {"fv.eager_call": "a module that stays Python", "output": "the result"}
+"""Ops whose names would say nothing to a user."""
+
 NOTABLE = 0.005
 """Share of a block's time from which a replicated op has a line of its own."""
 LEAST_SHARE = 5e-5
@@ -135,7 +138,7 @@ def _collectives(entries: Sequence[CollectiveReport]) -> list[str]:
 def _gain(entry: CollectiveReport) -> str:
     """Whether a gather is the cheapest way to run what reads it, or who leaves no choice."""
     if entry.taken_whole_by:
-        return f"taken whole by {', '.join(entry.taken_whole_by)}"
+        return f"taken whole by {', '.join(_TAKERS.get(op, op) for op in entry.taken_whole_by)}"
     if entry.with_readers is None or entry.otherwise is None:
         return ""
     word = "cheaper" if entry.with_readers <= entry.otherwise else "by itself dearer"

@@ -167,7 +167,7 @@ def test_every_gather_says_what_it_saves_or_who_needs_it_whole() -> None:
     assert gather.seconds < gather.with_readers < gather.otherwise
     (last,) = [entry for entry in outside.collectives if entry.op == "fv.all_gather"]
     assert (last.taken_whole_by, last.otherwise) == (("output",), None)
-    assert "taken whole by output" in str(report)
+    assert "taken whole by the result" in str(report)
     assert any("output" in entry["taken_whole_by"] for entry in report.to_dict()["programs"][0]["collectives"])
 
 

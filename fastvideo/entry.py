@@ -28,7 +28,7 @@ def compile(model: nn.Module, num_gpus: int | None = None, **options: Any) -> Co
 def compile(model: Any, num_gpus: int | None = None, **options: Any) -> CompiledModel | CompiledPipeline: ...
 
 
-def compile(
+def compile(  # type: ignore[misc]  # the overloads leave the options to what follows
     model: Any,
     num_gpus: int | None = None,
     *,

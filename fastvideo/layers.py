@@ -100,4 +100,5 @@ class DistributedAttention(nn.Module):
         """
         q, k, v = self.to_qkv(x).unflatten(-1, (3, self.num_heads, -1)).permute(2, 0, 3, 1, 4)
         out = attention(q, k, v, attention_mask, supported_backends=self.supported_backends)
-        return self.to_out(out.transpose(1, 2).flatten(2))
+        projected: Tensor = self.to_out(out.transpose(1, 2).flatten(2))
+        return projected

@@ -194,7 +194,7 @@ def _factor(role: str, layer: str, parts: Mapping[str, Tensor], settings: Mappin
     if "down" not in parts or not (rank := max((0, *parts["down"].shape[:1]))):
         return 1.0
     if "alpha" in parts:
-        return _number(parts["alpha"].flatten().tolist(), layer) / rank
+        return float(_number(parts["alpha"].flatten().tolist(), layer)) / float(rank)
     for prefix in (f"{role}.", f"{DENOISER}."):
         of_role = {key.removeprefix(prefix): value for key, value in settings.items() if key.startswith(prefix)}
         settings = of_role or settings

@@ -49,7 +49,7 @@ def read_metadata(path: str | os.PathLike[str]) -> dict[str, Any]:
 
 def _read_mp4(file: Path) -> str:
     with av.open(str(file)) as container:
-        return container.metadata.get("comment", "")
+        return str(container.metadata.get("comment", ""))
 
 
 def _read_image(file: Path) -> str:

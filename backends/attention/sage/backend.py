@@ -88,7 +88,8 @@ def implementation() -> Implementation:
 
 
 def _in_half_precision(q: Tensor, k: Tensor, v: Tensor, scale: float | None) -> Tensor:
-    site = AttentionSite(*map(ir.TensorType.of, (q, k, v)), None, scale, False, q.device.type)
+    query, key, value = map(ir.TensorType.of, (q, k, v))
+    site = AttentionSite(query, key, value, None, scale, False, q.device.type)
     flash = FlashAttention()
     backend: AttentionBackend = flash if isinstance(flash.supports(site), Yes) else TorchSdpa()
     return backend.run(q, k, v, None, scale, False)

@@ -20,7 +20,8 @@ def hadamard(size: int, like: Tensor) -> Tensor:
     matrix = like.new_ones(1, 1)
     while matrix.shape[0] < size:
         matrix = torch.cat([torch.cat([matrix, matrix], 1), torch.cat([matrix, -matrix], 1)])
-    return matrix / size**0.5
+    scaled: Tensor = matrix / size**0.5
+    return scaled
 
 
 def padded_head_dim(head_dim: int) -> int:
@@ -54,7 +55,7 @@ def quantized_attention(q: Tensor, k: Tensor, v: Tensor, scale: float) -> Tensor
     values = (_fp8(centred / channel) * channel).repeat_interleave(groups, 1)
     mean = mean.repeat_interleave(groups, 1)
     parts = []
-    for chunk in queries.split(_CHUNK, 2):
+    for chunk in torch.split(queries, _CHUNK, 2):
         scores = chunk @ keys.mT * scale
         weights = (scores - scores.amax(-1, keepdim=True)).exp()
         coded = _fp8(weights * 2**WEIGHT_EXPONENT) * 2**-WEIGHT_EXPONENT
@@ -70,7 +71,7 @@ def _smoothed(x: Tensor) -> tuple[Tensor, Tensor]:
 def _blockwise(keys: Tensor) -> Tensor:
     """Rounded to int8 codes with one scale per block of tokens."""
     rounded = []
-    for block in keys.split(KEY_BLOCK, 2):
+    for block in torch.split(keys, KEY_BLOCK, 2):
         step = block.abs().amax((2, 3), keepdim=True).clamp_min(SMALLEST) / LARGEST_INT8
         rounded.append((block / step).round() * step)
     return torch.cat(rounded, 2)

@@ -42,8 +42,17 @@ class OutlineBlocks(ir.Pass):
         generate = codegen.named(self.generator)
         blocks: dict[Hashable, Block] = {}
         rewriter = ir.Rewriter(program, self.name)
+        _gather_elements(rewriter)
         for stretch in _stretches(program):
             _outline(rewriter, stretch, blocks, generate)
+
+
+def _gather_elements(rewriter: ir.Rewriter) -> None:
+    """Put what takes an element out of a row right behind the row: no edge of a block may part them."""
+    for node in list(rewriter.program.nodes):
+        for user in reversed(list(node.users)) if node.op == "call_function" else ():
+            if is_getitem(user) and user.args[0] is node:
+                rewriter.move(user, after=node)
 
 
 def _stretches(program: ir.Program) -> list[list[fx.Node]]:

@@ -64,7 +64,7 @@ def _make_op(backend: AttentionBackend) -> Any:
     packet = getattr(getattr(torch.ops, NAMESPACE), name)
     register_flop_formula(packet)(attention_flop_count)
     forms = define_ring_forms(f"{NAMESPACE}::{name}", op, backend.run_with_lse) if backend.tells_lse else None
-    register_attention_op(packet.default, f"{NAMESPACE}.{name}", forms)
+    register_attention_op(packet.default, f"{NAMESPACE}.{name}", forms, exact=backend.exact)
     return packet.default
 
 

@@ -83,6 +83,7 @@ class RingForms:
 
 
 _ring_forms: dict[Any, RingForms] = {}
+_rounding: set[Any] = set()
 
 
 def ring_forms(target: Any) -> RingForms | None:
@@ -137,7 +138,7 @@ def attention_rule(node: fx.Node) -> FactorRule:
             *(broadcast(operand_type(mask).shape, score, score_shape) for mask in operands[3:]),
         ],
         [[*batch, queries, values]],
-        linear=((2,),),
+        linear=() if node.target in _rounding else ((2,),),
         travel=_travel(queries, keys) if ring_forms(node.target) and not causal else None,
     )
 
@@ -152,9 +153,14 @@ def attention_flops(node: fx.Node) -> int:
     return attention_flop_count(q, k, v)
 
 
-def register_attention_op(target: object, name: str, ring: RingForms | None = None) -> None:
-    """Add a backend's op, which takes the arguments of ``fv.attention``, and its forms for a ring."""
+def register_attention_op(target: object, name: str, ring: RingForms | None = None, *, exact: bool = True) -> None:
+    """Add a backend's op, which takes the arguments of ``fv.attention``, and its forms for a ring.
+
+    One that is not exact rounds its values, so that partial sums of them give no partial result.
+    """
     assert callable(target)
+    if not exact:
+        _rounding.add(target)
     registry.register(OpDef(target, name, rule=attention_rule, flops=attention_flops, first=Stage.CANONICAL))
     if ring is not None:
         _ring_forms[target] = _ring_forms[ring.ring] = ring

@@ -17,12 +17,13 @@ def _masked(dims: str) -> Callable[[Draw], Call]:
     return lambda d: call(*_qkv(d), d.real(dims))
 
 
-def attention_cases(name: str) -> list[Case]:
+def attention_cases(name: str, exact: bool = True) -> list[Case]:
     """Cases of any op that takes the arguments of ``fv.attention``."""
+    values = [(2,)] if exact else []
     return [
-        case(name, lambda d: call(d.real("bhsd"), d.real("bhtd"), d.real("bhte")), "012", partial=[(2,)]),
+        case(name, lambda d: call(d.real("bhsd"), d.real("bhtd"), d.real("bhte")), "012", partial=values),
         case(name, lambda d: call(d.real("bhsd"), d.real("bhsd"), d.real("bhse"), None, 0.3, True), "01"),
-        case(name, _grouped, "012", partial=[(2,)]),
+        case(name, _grouped, "012", partial=values),
         *(case(name, _masked(dims), "012") for dims in ("bhst", "b11t", "st", "1hs1")),
         case(name, lambda d: call(*_qkv(d), d.positive("b1st") > 0.6), "012"),
     ]

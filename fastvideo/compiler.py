@@ -26,6 +26,7 @@ from .model_state import ModelState
 from .passes.pipelines import resolve_pipeline
 from .ranks import Ranks
 from .report import Report, report_of
+from .runtime.executors import MpExecutor
 from .runtime.memories import Scope
 from .settings import Settings
 from .specialization import Specialization, windows_of
@@ -167,10 +168,9 @@ class CompiledModel:
             for found in kept:
                 found.captured.params.update(self._current_params(found.captured))
             self._ranks.revive()
-            if self._ranks.group is not None:
-                self._ranks.update(self._all_params())
-            else:
-                for found in kept:
+            self._ranks.update(self._all_params())
+            for found in kept:
+                if not isinstance(found.executor, MpExecutor):  # also of a part that runs on one rank beside workers
                     found.executor.close()
                     found.executor = self._ranks.executor(found.program, found.captured.params)
             self._state.accept()

@@ -58,10 +58,9 @@ class Member:
             params: whole tensors by source.
         """
         settings = self._settings
-        is_whole = program.mesh.num_ranks == 1
-        if settings.executor == "simulated" and not is_whole:
+        if settings.executor == "simulated":
             return SimulatedExecutor(program, params, settings.device)
-        if is_whole:
+        if program.mesh.num_ranks == 1:
             return LocalExecutor(program, params, settings.device, generator=settings.codegen)
         check_importable(program)
         if self._ranks.group is None:
@@ -77,9 +76,9 @@ class Member:
             self.group.restart()
 
     def update(self, params: Mapping[str, Tensor]) -> None:
-        """Bring new weights to this model's programs on the worker processes."""
-        assert self.group is not None
-        self.group.update_params(self._own(params))
+        """Bring new weights to this model's programs on the worker processes, if it has any there."""
+        if self.group is not None:
+            self.group.update_params(self._own(params))
 
     def leave(self) -> None:
         """The model is closed, and its executors are. Idempotent."""

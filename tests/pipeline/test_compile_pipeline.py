@@ -15,7 +15,10 @@ from transformers import CLIPTextConfig, CLIPTextModel
 
 import fastvideo
 import fastvideo_ir as ir
+from fastvideo.compiler import CompiledModel
 from fastvideo.frontends import loading
+from fastvideo.ranks import Ranks
+from fastvideo.settings import resolve_settings
 from tests.models import stir
 
 from .test_parity import distance
@@ -123,6 +126,22 @@ def test_a_module_that_cannot_be_divided_is_told_of(wan: Any) -> None:
         assert np.abs(found - expected).max() < 1e-5
     with pytest.raises(ir.errors.IdleAxisError):  # asked for itself, it is refused
         fastvideo.compile(torch.nn.Linear(2, 2).eval(), num_gpus=64, executor="simulated")(torch.ones(1, 2))
+
+
+def test_new_weights_reach_a_module_that_runs_on_one_rank_beside_workers(quiet: None) -> None:
+    settings = resolve_settings(2, None, None, "mp", "cpu", None, (), False)
+    divided, idle = torch.nn.Linear(4, 4).eval(), torch.nn.Linear(4, 4).eval()
+    ranks, tokens, vector = Ranks(), torch.randn(1, 6, 4), torch.randn(1, 4)
+    with (
+        CompiledModel(divided, settings, ranks, whole_if_idle=True) as first,
+        CompiledModel(idle, settings, ranks, whole_if_idle=True) as second,
+    ):
+        first(tokens), second(vector)
+        assert first.programs[0].mesh.num_ranks == 2 and second.programs[0].mesh.num_ranks == 1
+        for model, compiled, x in ((divided, first, tokens), (idle, second, vector)):
+            model.weight = torch.nn.Parameter(torch.randn(4, 4), requires_grad=False)
+            compiled.update_weights()
+            assert distance(compiled(x), model(x).detach()) < 1e-5
 
 
 def test_wrong_requests(wan: Any) -> None:

@@ -21,8 +21,8 @@ from fastvideo_ir.ops.ring import define_ring_forms
 from .base import AttentionBackend
 
 NAMESPACE = "fv_attn"
-_backends: dict[str, AttentionBackend] = {}
-_ops: dict[str, Any] = {}
+_registered: dict[str, tuple[AttentionBackend, Any]] = {}
+"""Each backend and its op, by name; the one registered last comes last."""
 
 
 def register(backend: AttentionBackend, own_op: Any = None) -> None:
@@ -36,12 +36,11 @@ def register(backend: AttentionBackend, own_op: Any = None) -> None:
         InvalidArgumentError: the name is taken, or is no identifier.
     """
     name = backend.name
-    if name in _backends:
+    if name in _registered:
         raise InvalidArgumentError(f"attention backend {name!r} is registered already")
     if not name.isidentifier():
         raise InvalidArgumentError(f"attention backend name {name!r} is not an identifier")
-    _ops[name] = _make_op(backend) if own_op is None else own_op
-    _backends[name] = backend
+    _registered[name] = backend, _make_op(backend) if own_op is None else own_op
 
 
 def _make_op(backend: AttentionBackend) -> Any:
@@ -70,17 +69,17 @@ def _make_op(backend: AttentionBackend) -> Any:
 
 def backends() -> dict[str, AttentionBackend]:
     """All backends by name; the one asked first comes first."""
-    return dict(reversed(_backends.items()))
+    return {name: backend for name, (backend, _) in reversed(_registered.items())}
 
 
 def op_of(backend: AttentionBackend) -> Any:
     """The op that runs ``backend``."""
-    return _ops[backend.name]
+    return _registered[backend.name][1]
 
 
 def backend_of(target: Any) -> AttentionBackend | None:
     """The backend whose op, or whose ring, ``target`` is."""
     forms = ring_forms(target)
     return next(
-        (_backends[name] for name, op in _ops.items() if op is target or (forms and ring_forms(op) is forms)), None
+        (backend for backend, op in _registered.values() if op is target or (forms and ring_forms(op) is forms)), None
     )

@@ -91,6 +91,11 @@ def ring_forms(target: Any) -> RingForms | None:
     return _ring_forms.get(target)
 
 
+def is_exact(target: object) -> bool:
+    """Whether the attention op ``target`` rounds no more than its dtype does."""
+    return target not in _rounding
+
+
 def is_attention(node: fx.Node) -> bool:
     op = registry.find(node.target) if node.op == "call_function" else None
     return op is not None and op.rule is attention_rule
@@ -138,7 +143,7 @@ def attention_rule(node: fx.Node) -> FactorRule:
             *(broadcast(operand_type(mask).shape, score, score_shape) for mask in operands[3:]),
         ],
         [[*batch, queries, values]],
-        linear=() if node.target in _rounding else ((2,),),
+        linear=((2,),) if is_exact(node.target) else (),
         travel=_travel(queries, keys) if ring_forms(node.target) and not causal else None,
     )
 
@@ -160,7 +165,7 @@ def register_attention_op(target: object, name: str, ring: RingForms | None = No
     """
     assert callable(target)
     if not exact:
-        _rounding.add(target)
+        _rounding.update((target, ring.ring) if ring else (target,))
     registry.register(OpDef(target, name, rule=attention_rule, flops=attention_flops, first=Stage.CANONICAL))
     if ring is not None:
         _ring_forms[target] = _ring_forms[ring.ring] = ring

@@ -34,16 +34,16 @@ class Doubled(attention.AttentionBackend):
 
 
 # Its op cannot be taken back from torch; only the tests below see it in the list.
-_listed_before = dict(registry._backends)
+_listed_before = dict(registry._registered)
 attention.register(Doubled())
-LISTED = dict(registry._backends)
-registry._backends.clear()
-registry._backends.update(_listed_before)
+LISTED = dict(registry._registered)
+registry._registered.clear()
+registry._registered.update(_listed_before)
 
 
 @pytest.fixture(autouse=True)
 def _listed(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
-    monkeypatch.setattr(registry, "_backends", dict(LISTED))
+    monkeypatch.setattr(registry, "_registered", dict(LISTED))
     yield
 
 

@@ -18,8 +18,7 @@ EXAMPLES = Path(__file__).parents[2] / "examples"
 
 _TABLES: tuple[tuple[Any, str], ...] = (
     (pass_registry, "_registered"),
-    (backend_registry, "_backends"),
-    (backend_registry, "_ops"),
+    (backend_registry, "_registered"),
     (extension, "_homes"),
 )
 _entries: dict[tuple[str, str], dict[Any, Any]] = {}

@@ -12,11 +12,10 @@ import torch
 from torch import fx
 from torch.utils.flop_counter import FlopCounterMode
 
-from fastvideo.backends.attention import backend_of
 from fastvideo_ir.factors import FactorRule, RuleBuilder, product
 from fastvideo_ir.graph import on_device
 from fastvideo_ir.ops import OpDef, registry
-from fastvideo_ir.ops.attention import attention_rule
+from fastvideo_ir.ops.attention import attention_rule, is_exact
 from fastvideo_ir.ops.define import operand_shapes, result_shape, whole_rule
 from fastvideo_ir.ops.matmul import linear_rule
 from tests.ir.cases import ALL, Case, Draw
@@ -37,19 +36,13 @@ def ops_with_rules() -> dict[str, OpDef]:
     }
 
 
-def rule_is_exact(op: OpDef) -> bool:
-    """Whether an attention backend's op computes attention to rounding."""
-    backend = backend_of(op.target)
-    return backend is None or backend.exact
-
-
 def cases_by_op() -> dict[str, list[Case]]:
     cases: dict[str, list[Case]] = {}
     for one in ALL:
         cases.setdefault(one.op, []).append(one)
     for name, op in registry.ops.items():
         if op.rule is attention_rule and name not in cases:  # the op of an attention backend
-            cases[name] = attention_cases(name, exact=rule_is_exact(op))
+            cases[name] = attention_cases(name, exact=is_exact(op.target))
     return cases
 
 

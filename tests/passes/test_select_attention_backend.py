@@ -45,17 +45,17 @@ class Rough(Picky):
 
 
 # Ops cannot be taken back from torch, so they are made once; only the tests below see these backends in the list.
-_listed_before = dict(registry._backends)
+_listed_before = dict(registry._registered)
 attention.register(Picky())
 attention.register(Rough())
-LISTED = {name: registry._backends[name] for name in ("TORCH_SDPA", "PICKY_TEST", "ROUGH_TEST")}
-registry._backends.clear()
-registry._backends.update(_listed_before)
+LISTED = {name: registry._registered[name] for name in ("TORCH_SDPA", "PICKY_TEST", "ROUGH_TEST")}
+registry._registered.clear()
+registry._registered.update(_listed_before)
 
 
 @pytest.fixture(autouse=True)
 def _listed(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
-    monkeypatch.setattr(registry, "_backends", dict(LISTED))
+    monkeypatch.setattr(registry, "_registered", dict(LISTED))
     yield
 
 

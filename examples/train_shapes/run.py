@@ -38,6 +38,10 @@ class Run:
         return self.folder / f"{self.name}.pt"
 
     @property
+    def on_gpu(self) -> bool:
+        return self.device.type == "cuda"
+
+    @property
     def seconds(self) -> float:
         """Training time so far, earlier parts included."""
         return self.seconds_before + time.monotonic() - self.started

@@ -22,7 +22,7 @@ LEARNING_RATE = 2e-3
 DROPPED = 0.1
 """Share of captions left out, for classifier-free guidance."""
 LONG = 512
-LONG_SHARE = 0.1
+LONG_SHARE = 0.5
 """Share of batches that are padded as Wan's own pipeline pads."""
 AVERAGED_OVER = 400
 
@@ -64,15 +64,15 @@ def optimizers(model: nn.Module) -> list[torch.optim.Optimizer]:
 def batches(data: dict[str, Tensor], size: int, first: int, empty: Tensor, device: torch.device) -> Iterator[Any]:
     """Latents and tokens for each step from ``first`` on; the same ones for a step, however often it was resumed."""
     count = len(data["latents"])
+    latents, all_tokens = data["latents"].to(device), data["tokens"].to(device)
     for step in itertools.count(first):
         generator = torch.Generator().manual_seed(step)
-        chosen = torch.randint(count, (size,), generator=generator)
-        caption = torch.randint(data["tokens"].shape[1], (size,), generator=generator)
-        tokens = data["tokens"][chosen, caption].to(device, torch.int64)
-        dropped = torch.rand(size, generator=generator) < DROPPED
-        tokens[dropped.to(device)] = empty
+        chosen = torch.randint(count, (size,), generator=generator).to(device)
+        caption = torch.randint(all_tokens.shape[1], (size,), generator=generator).to(device)
+        dropped = (torch.rand(size, 1, generator=generator) < DROPPED).to(device)
+        tokens = torch.where(dropped, empty, all_tokens[chosen, caption].long())
         is_long = float(torch.rand(1, generator=generator)) < LONG_SHARE
-        yield data["latents"][chosen.to(data["latents"].device)].float(), tokens, LONG if is_long else TEXT_LENGTH
+        yield latents[chosen].float(), tokens, LONG if is_long else TEXT_LENGTH
 
 
 def draw_sigma(size: int, device: torch.device) -> Tensor:
@@ -107,7 +107,7 @@ def train(run: Run, data: dict[str, Tensor], batch: int) -> None:
         for stepper in steppers:
             for group in stepper.param_groups:
                 group["lr"] = LEARNING_RATE * run.learning_rate(step)
-        clean = (clean.to(run.device) - mean) / std
+        clean = (clean - mean) / std
         noise, sigma = torch.randn_like(clean), draw_sigma(len(clean), run.device)
         share = sigma.view(-1, 1, 1, 1, 1)
         with bf16:
@@ -147,7 +147,6 @@ def main() -> None:
     if not file.exists():
         raise SystemExit(f"error: '{file}' does not exist; run make_data first")
     data = torch.load(file, weights_only=True)
-    data["latents"] = data["latents"].to(run.device)
     train(run, data, options.batch or 192)
 
 

@@ -17,7 +17,7 @@ from .scenes import describe, sample_scene
 
 CAPTIONS = 4
 """Different captions per clip."""
-BATCH = 128
+BATCH = 256
 
 
 def main() -> None:

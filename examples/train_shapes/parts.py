@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import random
 
+import torch
 from diffusers import AutoencoderKLWan, FlowMatchEulerDiscreteScheduler, WanTransformer3DModel
 from tokenizers import Tokenizer, decoders, models, normalizers, pre_tokenizers
 from transformers import T5TokenizerFast, UMT5Config, UMT5EncoderModel
@@ -11,9 +12,11 @@ from transformers import T5TokenizerFast, UMT5Config, UMT5EncoderModel
 from .scenes import describe, sample_scene
 
 LATENT_CHANNELS = 8
+BASE = 24
+"""Channels of the autoencoder at full size."""
 TEXT_DIM = 256
 TEXT_LENGTH = 64
-"""Tokens that a caption is padded to; a few training batches have 512, as Wan's own pipeline pads."""
+"""Tokens that a caption is padded to; half of the training batches have 512, as Wan's own pipeline pads."""
 FLOW_SHIFT = 3.0
 
 
@@ -64,8 +67,8 @@ def build_vae(mean: list[float] | None = None, std: list[float] | None = None) -
         mean: of the latents, per channel; known after training.
         std: likewise.
     """
-    return AutoencoderKLWan(
-        base_dim=24,
+    vae = AutoencoderKLWan(
+        base_dim=BASE,
         z_dim=LATENT_CHANNELS,
         dim_mult=[1, 2, 4],
         num_res_blocks=1,
@@ -76,6 +79,10 @@ def build_vae(mean: list[float] | None = None, std: list[float] | None = None) -
         latents_mean=mean or [0.0] * LATENT_CHANNELS,
         latents_std=std or [1.0] * LATENT_CHANNELS,
     )
+    with torch.no_grad():  # latents are drawn with little noise at first, or decoding learns nothing for long
+        vae.quant_conv.bias[LATENT_CHANNELS:] = -6.0
+        vae.quant_conv.weight[LATENT_CHANNELS:] *= 0.1
+    return vae
 
 
 def build_scheduler() -> FlowMatchEulerDiscreteScheduler:

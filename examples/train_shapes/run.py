@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from torch import nn
 
 SHARD_BYTES = 15 * 2**20
 
@@ -38,10 +39,6 @@ class Run:
         return self.folder / f"{self.name}.pt"
 
     @property
-    def on_gpu(self) -> bool:
-        return self.device.type == "cuda"
-
-    @property
     def seconds(self) -> float:
         """Training time so far, earlier parts included."""
         return self.seconds_before + time.monotonic() - self.started
@@ -67,6 +64,24 @@ class Run:
     def learning_rate(self, step: int, warmup: int = 100) -> float:
         """As a share of the largest: a warm-up, then half a cosine to zero."""
         return min(1.0, (step + 1) / warmup) * 0.5 * (1 + math.cos(math.pi * step / self.steps))
+
+
+def optimizers(model: nn.Module, learning_rate: float) -> list[torch.optim.Optimizer]:
+    """Muon (Jordan et al., 2024) for the matrices within blocks, AdamW for the two ends, norms, biases and tables."""
+    matrices, others = [], []
+    for name, parameter in model.named_parameters():
+        inner = parameter.ndim == 2 and "block" in name and "relative_attention_bias" not in name
+        (matrices if inner else others).append(parameter)
+    muon = torch.optim.Muon(matrices, lr=learning_rate, weight_decay=0.01, adjust_lr_fn="match_rms_adamw")
+    return [muon, torch.optim.AdamW(others, lr=learning_rate, betas=(0.9, 0.98), weight_decay=0.0)]
+
+
+def advance(steppers: list[torch.optim.Optimizer], learning_rate: float) -> None:
+    """One step of all."""
+    for stepper in steppers:
+        for group in stepper.param_groups:
+            group["lr"] = learning_rate
+        stepper.step()
 
 
 def parse(description: str, name: str, steps: int) -> tuple[Run, argparse.Namespace]:

@@ -2,7 +2,7 @@
 
     python -m examples.train_shapes.train_denoiser --minutes 9      # again, until all steps are done
 
-Matrices are trained with Muon (Jordan et al., 2024), the rest with AdamW; the weights that are kept are an average.
+The weights that are kept are an average over the last steps.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ from torch import Tensor, nn
 from torch.nn.utils import clip_grad_norm_
 
 from .parts import FLOW_SHIFT, TEXT_LENGTH, build_text_encoder, build_tokenizer, build_transformer
-from .run import Run, parse
+from .run import Run, advance, optimizers, parse
 
 LEARNING_RATE = 2e-3
 DROPPED = 0.1
@@ -51,16 +51,6 @@ class Denoiser(nn.Module):
         return velocity
 
 
-def optimizers(model: nn.Module) -> list[torch.optim.Optimizer]:
-    """Muon for matrices within blocks, AdamW for embeddings, norms, biases and the two ends."""
-    matrices, others = [], []
-    for name, parameter in model.named_parameters():
-        inner = parameter.ndim == 2 and "block" in name and "relative_attention_bias" not in name
-        (matrices if inner else others).append(parameter)
-    muon = torch.optim.Muon(matrices, lr=LEARNING_RATE, weight_decay=0.01, adjust_lr_fn="match_rms_adamw")
-    return [muon, torch.optim.AdamW(others, lr=LEARNING_RATE, betas=(0.9, 0.98), weight_decay=0.0)]
-
-
 def batches(data: dict[str, Tensor], size: int, first: int, empty: Tensor, device: torch.device) -> Iterator[Any]:
     """Latents and tokens for each step from ``first`` on; the same ones for a step, however often it was resumed."""
     count = len(data["latents"])
@@ -85,7 +75,7 @@ def train(run: Run, data: dict[str, Tensor], batch: int) -> None:
     tokenizer = build_tokenizer()
     model = Denoiser(len(tokenizer)).to(run.device)
     averaged = {name: value.detach().clone() for name, value in model.state_dict().items()}
-    steppers = optimizers(model)
+    steppers = optimizers(model, LEARNING_RATE)
     step = 0
     if (state := run.load()) is not None:
         model.load_state_dict(state["model"])
@@ -104,21 +94,16 @@ def train(run: Run, data: dict[str, Tensor], batch: int) -> None:
     for clean, tokens, length in batches(data, batch, step, empty, run.device):
         if step >= run.steps:
             break
-        for stepper in steppers:
-            for group in stepper.param_groups:
-                group["lr"] = LEARNING_RATE * run.learning_rate(step)
         clean = (clean - mean) / std
         noise, sigma = torch.randn_like(clean), draw_sigma(len(clean), run.device)
         share = sigma.view(-1, 1, 1, 1, 1)
         with bf16:
             velocity = model((1 - share) * clean + share * noise, sigma, tokens, length)
         loss = nn.functional.mse_loss(velocity.float(), noise - clean)
-        for stepper in steppers:
-            stepper.zero_grad(set_to_none=True)
+        model.zero_grad(set_to_none=True)
         loss.backward()
         clip_grad_norm_(model.parameters(), 1.0)
-        for stepper in steppers:
-            stepper.step()
+        advance(steppers, LEARNING_RATE * run.learning_rate(step))
         step += 1
         kept = min(1 - 1 / AVERAGED_OVER, step / (step + 10))
         with torch.no_grad():

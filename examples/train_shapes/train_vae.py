@@ -11,14 +11,15 @@ from typing import Any
 import torch
 import torch.nn.functional as F
 from diffusers import AutoencoderKLWan
-from torch import Tensor
+from torch import Tensor, nn
+from torch.nn.utils import parametrize
 
-from .parts import build_vae
+from .parts import BASE, build_vae
 from .render import NUM_FRAMES, render
-from .run import parse
+from .run import advance, optimizers, parse
 from .scenes import sample_scene
 
-KL_WEIGHT = 2e-5
+KL_WEIGHT = 1e-4
 LEARNING_RATE = 2e-3
 FRAMES = 9
 """Of the 17 of a clip: the first latent, the second, whose cache is empty, and one like all that follow."""
@@ -52,16 +53,46 @@ def draw(number: int, batch: int, device: torch.device) -> list[Tensor]:
     return [clip[:, :, start : start + FRAMES] for clip, start in zip(clips, starts, strict=True)]
 
 
-class Step:
-    """One step of the training; on a GPU a graph that is replayed, since its thousands of small kernels take longer to
-    launch than to run."""
+class Rows(nn.Module):
+    """The weight of a convolution as a matrix, a row for each output channel, so that Muon trains it."""
 
-    def __init__(self, vae: AutoencoderKLWan, optimizer: torch.optim.Optimizer, clips: Tensor) -> None:
-        self._vae, self._optimizer = vae, optimizer
-        self.clips = clips.clone()
-        self._pace(0.0)
+    def __init__(self, shape: torch.Size) -> None:
+        super().__init__()
+        self.shape = shape
+
+    def forward(self, rows: Tensor) -> Tensor:
+        return rows.view(self.shape)
+
+    def right_inverse(self, weight: Tensor) -> Tensor:
+        return weight.flatten(1)
+
+
+def as_matrices(vae: AutoencoderKLWan) -> None:
+    """Give Muon the convolutions that are wide on both sides."""
+    for module in list(vae.modules()):
+        if isinstance(module, nn.Conv2d | nn.Conv3d) and min(module.weight.shape[:2]) >= BASE:
+            parametrize.register_parametrization(module, "weight", Rows(module.weight.shape))
+
+
+def weights(vae: AutoencoderKLWan) -> dict[str, Tensor]:
+    """The state of the model as it was built, without :class:`Rows`."""
+    shapes = {name: value.shape for name, value in build_vae().state_dict().items()}
+    state = {name.replace("parametrizations.weight.original", "weight"): v for name, v in vae.state_dict().items()}
+    return {name: state[name].view(shape) for name, shape in shapes.items()}
+
+
+class Gradients:
+    """Loss and gradients of a batch; on a GPU a graph that is replayed, since its thousands of small kernels take
+    longer to launch than to run.
+
+    Attributes:
+        figures: of the last batch.
+    """
+
+    def __init__(self, vae: AutoencoderKLWan, clips: Tensor) -> None:
+        self._vae, self._clips = vae, clips.clone()
         self._graph: torch.cuda.CUDAGraph | None = None
-        self.result: dict[str, Tensor] = {}
+        self.figures: dict[str, Tensor] = {}
         if clips.is_cuda:
             side = torch.cuda.Stream()
             side.wait_stream(torch.cuda.current_stream())
@@ -69,81 +100,68 @@ class Step:
                 for _ in range(3):
                     self._run()
             torch.cuda.current_stream().wait_stream(side)
-            self._optimizer.zero_grad(set_to_none=True)
             self._graph = torch.cuda.CUDAGraph()
             with torch.cuda.graph(self._graph):
                 self._run()
 
-    def __call__(self, clips: Tensor, learning_rate: float) -> None:
-        """Train on ``clips``; what came out is in :attr:`result`."""
-        self.clips.copy_(clips)
-        self._pace(learning_rate)
+    def __call__(self, clips: Tensor) -> None:
+        self._clips.copy_(clips)
         if self._graph is None:
             self._run()
         else:
             self._graph.replay()
 
-    def _pace(self, learning_rate: float) -> None:
-        for group in self._optimizer.param_groups:
-            group["lr"].fill_(learning_rate)
-
     def _run(self) -> None:
-        with torch.autocast(self.clips.device.type, torch.bfloat16, enabled=self.clips.is_cuda):
-            posterior = self._vae.encode(self.clips).latent_dist
+        self._vae.zero_grad(set_to_none=True)
+        clips = self._clips
+        with torch.autocast(clips.device.type, torch.bfloat16, enabled=clips.is_cuda):
+            posterior = self._vae.encode(clips).latent_dist
             latents = posterior.mean + posterior.std * torch.randn_like(posterior.mean)
             shown = decode(self._vae, latents)
-        squared = F.mse_loss(shown, self.clips)
-        loss = F.l1_loss(shown, self.clips) + squared + KL_WEIGHT * _divergence(posterior)
-        self._optimizer.zero_grad(set_to_none=True)
+        loss = F.l1_loss(shown, clips) + F.mse_loss(shown, clips) + KL_WEIGHT * divergence(posterior)
         loss.backward()
-        torch.nn.utils.clip_grad_norm_(self._vae.parameters(), 1.0)
-        self._optimizer.step()
+        nn.utils.clip_grad_norm_(self._vae.parameters(), 1.0)
         with torch.no_grad():
-            psnr = -10 * torch.log10(F.mse_loss(shown.clamp(-1, 1), self.clips) / 4)
-        noise = posterior.std.mean() / posterior.mean.std()
-        self.result = {"loss": loss.detach(), "psnr": psnr, "noise": noise.detach()}
+            psnr = -10 * torch.log10(F.mse_loss(shown.clamp(-1, 1), clips) / 4)
+            noise = posterior.std.mean() / posterior.mean.std()
+        self.figures = {"loss": loss.detach(), "psnr": psnr, "noise": noise}
 
 
-def _divergence(posterior: Any) -> Tensor:
-    """From a normal distribution, per latent; the class's own leaves a dimension out of five."""
+def divergence(posterior: Any) -> Tensor:
+    """From a normal distribution, per latent; the class's own leaves out one of five dimensions."""
     mean, variance = posterior.mean.float(), posterior.var.float()
     return 0.5 * (mean**2 + variance - 1 - posterior.logvar.float()).mean()
 
 
 def main() -> None:
-    run, options = parse(__doc__ or "", "vae", steps=3000)
+    run, options = parse(__doc__ or "", "vae", steps=4000)
     batch = options.batch or 32
     torch.backends.cudnn.benchmark = True
     vae = build_vae().to(run.device)
-    optimizer = torch.optim.AdamW(
-        vae.parameters(),
-        lr=torch.zeros((), device=run.device),
-        betas=(0.9, 0.99),
-        weight_decay=1e-3,
-        capturable=run.on_gpu,
-    )
-    step = 0
-    if (state := run.load()) is not None:
+    state = run.load()
+    if state is not None:
         vae.load_state_dict(state["model"])
-        optimizer.load_state_dict(state["optimizer"])
+    as_matrices(vae)
+    steppers = optimizers(vae, LEARNING_RATE)
+    step = 0
+    if state is not None:
+        for stepper, stored in zip(steppers, state["optimizers"], strict=True):
+            stepper.load_state_dict(stored)
         step = state["step"]
     drawn = draw(step // DRAWN_AT_ONCE, batch, run.device)
-    train = Step(vae, optimizer, drawn[0])
+    gradients = Gradients(vae, drawn[0])
     while step < run.steps:
         if step % DRAWN_AT_ONCE == 0:
             drawn = draw(step // DRAWN_AT_ONCE, batch, run.device)
-        train(drawn[step % DRAWN_AT_ONCE], LEARNING_RATE * run.learning_rate(step))
+        gradients(drawn[step % DRAWN_AT_ONCE])
+        advance(steppers, LEARNING_RATE * run.learning_rate(step))
         step += 1
         if step % 100 == 0 or step == run.steps:
-            found = {name: float(value) for name, value in train.result.items()}
-            print(
-                f"step {step}: loss {found['loss']:.4f}, {found['psnr']:.1f} dB, noise {found['noise']:.2f}, "
-                f"{run.seconds:.0f} s",
-                flush=True,
-            )
+            loss, psnr, noise = (float(gradients.figures[name]) for name in ("loss", "psnr", "noise"))
+            print(f"step {step}: loss {loss:.4f}, {psnr:.1f} dB, noise {noise:.3f}, {run.seconds:.0f} s", flush=True)
         if run.out_of_time:
             break
-    run.save(model=vae.state_dict(), optimizer=optimizer.state_dict(), step=step)
+    run.save(model=weights(vae), optimizers=[stepper.state_dict() for stepper in steppers], step=step)
     print(f"{step} of {run.steps} steps, {run.seconds:.0f} s", flush=True)
 
 

@@ -1,6 +1,6 @@
 """Part 2: latents and tokens of the training clips, so that the denoiser's training draws and encodes nothing.
 
-python -m examples.train_shapes.make_data --clips 60000
+python -m examples.train_shapes.make_data --clips 80000
 """
 
 from __future__ import annotations
@@ -12,7 +12,7 @@ import torch
 
 from .parts import TEXT_LENGTH, build_tokenizer, build_vae
 from .render import render
-from .run import parse
+from .run import begin, parser
 from .scenes import describe, sample_scene
 
 CAPTIONS = 4
@@ -21,7 +21,8 @@ BATCH = 256
 
 
 def main() -> None:
-    run, options = parse(__doc__ or "", "vae", steps=0)
+    options = parser(__doc__ or "", steps=0).parse_args()
+    run = begin(options, "vae")
     state = run.load()
     if state is None:
         raise SystemExit(f"error: '{run.file}' does not exist; train the autoencoder first")

@@ -24,12 +24,14 @@ class Run:
         name: of the checkpoint.
         steps: of the whole training.
         minutes: that this part may take.
+        total_minutes: that the whole training may take; its schedule ends with them if they are over before the steps.
     """
 
     folder: Path
     name: str
     steps: int
     minutes: float
+    total_minutes: float
     device: torch.device
     started: float = field(default_factory=time.monotonic)
     seconds_before: float = 0.0
@@ -43,9 +45,13 @@ class Run:
         """Training time so far, earlier parts included."""
         return self.seconds_before + time.monotonic() - self.started
 
-    @property
-    def out_of_time(self) -> bool:
-        return time.monotonic() - self.started > self.minutes * 60
+    def goes_on(self, step: int) -> bool:
+        """Whether there is a step after ``step`` of them, and time for it in this part."""
+        in_time = time.monotonic() - self.started < self.minutes * 60
+        return in_time and self._progress(step) < 1
+
+    def _progress(self, step: int) -> float:
+        return max(step / self.steps, self.seconds / (self.total_minutes * 60))
 
     def load(self) -> dict[str, Any] | None:
         """Where the last part stopped; None at the start."""
@@ -63,7 +69,7 @@ class Run:
 
     def learning_rate(self, step: int, warmup: int = 100) -> float:
         """As a share of the largest: a warm-up, then half a cosine to zero."""
-        return min(1.0, (step + 1) / warmup) * 0.5 * (1 + math.cos(math.pi * step / self.steps))
+        return min(1.0, (step + 1) / warmup) * 0.5 * (1 + math.cos(math.pi * min(self._progress(step), 1)))
 
 
 def optimizers(model: nn.Module, learning_rate: float) -> list[torch.optim.Optimizer]:
@@ -84,16 +90,21 @@ def advance(steppers: list[torch.optim.Optimizer], learning_rate: float) -> None
         stepper.step()
 
 
-def parse(description: str, name: str, steps: int) -> tuple[Run, argparse.Namespace]:
-    """The command line of one part."""
-    parser = argparse.ArgumentParser(description=description)
+def parser(description: str, steps: int) -> argparse.ArgumentParser:
+    """What each part is told on the command line."""
+    parser = argparse.ArgumentParser(description=description, formatter_class=argparse.ArgumentDefaultsHelpFormatter)
     parser.add_argument("--folder", type=Path, default=Path("outputs/shapes"), help="checkpoints and data")
     parser.add_argument("--steps", type=int, default=steps, help="of the whole training")
     parser.add_argument("--minutes", type=float, default=10, help="that this part may take")
+    parser.add_argument("--total-minutes", type=float, default=math.inf, help="that the whole training may take")
     parser.add_argument("--batch", type=int, default=0, help="clips a step; 0 is the part's own")
-    parser.add_argument("--clips", type=int, default=60_000, help="clips to train on")
-    options = parser.parse_args()
+    parser.add_argument("--clips", type=int, default=80_000, help="clips to train on")
+    return parser
+
+
+def begin(options: argparse.Namespace, name: str) -> Run:
+    """Make the folder, set the seed and start the clock."""
     options.folder.mkdir(parents=True, exist_ok=True)
     device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
     torch.manual_seed(0)
-    return Run(options.folder, name, options.steps, options.minutes, device), options
+    return Run(options.folder, name, options.steps, options.minutes, options.total_minutes, device)

@@ -16,7 +16,7 @@ from torch import Tensor, nn
 from torch.nn.utils import clip_grad_norm_
 
 from .parts import FLOW_SHIFT, TEXT_LENGTH, build_text_encoder, build_tokenizer, build_transformer
-from .run import Run, advance, optimizers, parse
+from .run import Run, advance, begin, optimizers, parser
 
 LEARNING_RATE = 2e-3
 DROPPED = 0.1
@@ -92,7 +92,7 @@ def train(run: Run, data: dict[str, Tensor], batch: int) -> None:
     bf16 = torch.autocast(run.device.type, torch.bfloat16, enabled=run.device.type == "cuda")
     total = torch.zeros((), device=run.device)
     for clean, tokens, length in batches(data, batch, step, empty, run.device):
-        if step >= run.steps:
+        if not run.goes_on(step):
             break
         clean = (clean - mean) / std
         noise, sigma = torch.randn_like(clean), draw_sigma(len(clean), run.device)
@@ -113,8 +113,6 @@ def train(run: Run, data: dict[str, Tensor], batch: int) -> None:
         if step % 100 == 0:
             print(f"step {step}: loss {total.item() / 100:.4f}, {run.seconds:.0f} s", flush=True)
             total.zero_()
-        if run.out_of_time:
-            break
     run.save(
         model=model.state_dict(),
         averaged=averaged,
@@ -127,12 +125,13 @@ def train(run: Run, data: dict[str, Tensor], batch: int) -> None:
 
 
 def main() -> None:
-    run, options = parse(__doc__ or "", "denoiser", steps=6000)
+    options = parser(__doc__ or "", steps=6000).parse_args()
+    run = begin(options, "denoiser")
     file = run.folder / "data.pt"
     if not file.exists():
         raise SystemExit(f"error: '{file}' does not exist; run make_data first")
     data = torch.load(file, weights_only=True)
-    train(run, data, options.batch or 192)
+    train(run, data, options.batch or 128)
 
 
 if __name__ == "__main__":

@@ -1,11 +1,16 @@
 """Part 1: the autoencoder, on clips that are drawn as they are needed.
 
-python -m examples.train_shapes.train_vae --minutes 4
+    python -m examples.train_shapes.train_vae --frames 9 --folder outputs/shapes/short
+    python -m examples.train_shapes.train_vae --start outputs/shapes/short/vae.pt
+
+Half of a clip teaches most, in half the time; but what the decoder remembers of earlier frames fits whole clips only
+when it has seen them.
 """
 
 from __future__ import annotations
 
 import random
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -16,13 +21,11 @@ from torch.nn.utils import parametrize
 
 from .parts import BASE, build_vae
 from .render import NUM_FRAMES, render
-from .run import advance, optimizers, parse
+from .run import advance, begin, optimizers, parser
 from .scenes import sample_scene
 
 KL_WEIGHT = 1e-4
 LEARNING_RATE = 2e-3
-FRAMES = 9
-"""Of the 17 of a clip: the first latent, the second, whose cache is empty, and one like all that follow."""
 DRAWN_AT_ONCE = 16
 """Steps whose clips are drawn together; drawing waits for the device, training need not."""
 
@@ -45,12 +48,12 @@ def decode(vae: AutoencoderKLWan, latents: Tensor) -> Tensor:
     return video.permute(0, 1, 4, 5, 3, 6, 2).reshape(batch, -1, length, height * size, width * size)
 
 
-def draw(number: int, batch: int, device: torch.device) -> list[Tensor]:
-    """Clips of :data:`DRAWN_AT_ONCE` steps, the same ones whenever they are asked for, cut to :data:`FRAMES`."""
+def draw(number: int, batch: int, frames: int, device: torch.device) -> list[Tensor]:
+    """Clips of :data:`DRAWN_AT_ONCE` steps, the same ones whenever they are asked for; any ``frames`` of each."""
     random_ = random.Random(number)
     clips = render([sample_scene(random_) for _ in range(batch * DRAWN_AT_ONCE)], device).split(batch)
-    starts = [random_.randint(0, NUM_FRAMES - FRAMES) for _ in clips]
-    return [clip[:, :, start : start + FRAMES] for clip, start in zip(clips, starts, strict=True)]
+    starts = [random_.randint(0, NUM_FRAMES - frames) for _ in clips]
+    return [clip[:, :, start : start + frames] for clip, start in zip(clips, starts, strict=True)]
 
 
 class Rows(nn.Module):
@@ -134,12 +137,17 @@ def divergence(posterior: Any) -> Tensor:
 
 
 def main() -> None:
-    run, options = parse(__doc__ or "", "vae", steps=4000)
-    batch = options.batch or 32
+    arguments = parser(__doc__ or "", steps=800)
+    arguments.add_argument("--frames", type=int, default=NUM_FRAMES, help="of each clip")
+    arguments.add_argument("--start", type=Path, help="checkpoint whose weights a new training starts from")
+    options = arguments.parse_args()
+    run, batch = begin(options, "vae"), options.batch or 32
     torch.backends.cudnn.benchmark = True
     vae = build_vae().to(run.device)
     state = run.load()
-    if state is not None:
+    if state is None and options.start is not None:
+        vae.load_state_dict(torch.load(options.start, map_location="cpu", weights_only=True)["model"])
+    elif state is not None:
         vae.load_state_dict(state["model"])
     as_matrices(vae)
     steppers = optimizers(vae, LEARNING_RATE)
@@ -148,19 +156,17 @@ def main() -> None:
         for stepper, stored in zip(steppers, state["optimizers"], strict=True):
             stepper.load_state_dict(stored)
         step = state["step"]
-    drawn = draw(step // DRAWN_AT_ONCE, batch, run.device)
+    drawn = draw(step // DRAWN_AT_ONCE, batch, options.frames, run.device)
     gradients = Gradients(vae, drawn[0])
-    while step < run.steps:
+    while run.goes_on(step):
         if step % DRAWN_AT_ONCE == 0:
-            drawn = draw(step // DRAWN_AT_ONCE, batch, run.device)
+            drawn = draw(step // DRAWN_AT_ONCE, batch, options.frames, run.device)
         gradients(drawn[step % DRAWN_AT_ONCE])
         advance(steppers, LEARNING_RATE * run.learning_rate(step))
         step += 1
         if step % 100 == 0 or step == run.steps:
             loss, psnr, noise = (float(gradients.figures[name]) for name in ("loss", "psnr", "noise"))
             print(f"step {step}: loss {loss:.4f}, {psnr:.1f} dB, noise {noise:.3f}, {run.seconds:.0f} s", flush=True)
-        if run.out_of_time:
-            break
     run.save(model=weights(vae), optimizers=[stepper.state_dict() for stepper in steppers], step=step)
     print(f"{step} of {run.steps} steps, {run.seconds:.0f} s", flush=True)
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import importlib
-import sys
 from pathlib import Path
 from types import ModuleType
 from typing import Any, Protocol
@@ -21,8 +20,8 @@ _TABLES: tuple[tuple[Any, str], ...] = (
     (backend_registry, "_registered"),
     (extension, "_homes"),
 )
-_entries: dict[tuple[str, str], dict[Any, Any]] = {}
-"""What each example has put into each table; an op can be registered once in a process."""
+_entries: dict[str, list[dict[Any, Any]]] = {}
+"""What each example has put into each of the tables; an op can be registered once in a process."""
 
 
 class LoadExample(Protocol):
@@ -35,15 +34,17 @@ def load_example(monkeypatch: pytest.MonkeyPatch) -> LoadExample:
 
     def load(name: str) -> ModuleType:
         monkeypatch.syspath_prepend(EXAMPLES)
-        before = {table: dict(getattr(home, table)) for home, table in _TABLES}
-        for home, table in _TABLES:
-            monkeypatch.setattr(home, table, {**before[table], **_entries.get((name, table), {})})
-        is_new = name not in sys.modules
+        before = [dict(getattr(home, table)) for home, table in _TABLES]
+        own = _entries.get(name, [{} for _ in _TABLES])
+        for (home, table), entries, added in zip(_TABLES, before, own, strict=True):
+            monkeypatch.setattr(home, table, {**entries, **added})
         module = importlib.import_module(name)
-        if is_new:
-            for home, table in _TABLES:
-                now = getattr(home, table)
-                _entries[name, table] = {key: now[key] for key in now.keys() - before[table].keys()}
+        if name not in _entries:
+            now = [getattr(home, table) for home, table in _TABLES]
+            _entries[name] = [
+                {key: table[key] for key in table.keys() - entries.keys()}
+                for table, entries in zip(now, before, strict=True)
+            ]
         return module
 
     return load

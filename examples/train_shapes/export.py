@@ -6,6 +6,7 @@ python -m examples.train_shapes.export --folder outputs/shapes --to outputs/shap
 from __future__ import annotations
 
 import argparse
+import json
 from pathlib import Path
 
 import torch
@@ -13,8 +14,20 @@ from diffusers import WanPipeline
 from torch import Tensor
 
 from .parts import build_scheduler, build_text_encoder, build_tokenizer, build_transformer, build_vae
+from .render import NUM_FRAMES, SIZE
 
 SHARD = "15MB"
+SAMPLING = {
+    "negative_prompt": "",
+    "height": SIZE,
+    "width": SIZE,
+    "num_frames": NUM_FRAMES,
+    "fps": 8,
+    "num_inference_steps": 30,
+    "guidance_scale": 4.0,
+    "max_sequence_length": 512,
+}
+"""Best settings, which travel with the weights."""
 
 
 def part(state: dict[str, Tensor], name: str) -> dict[str, Tensor]:
@@ -42,6 +55,7 @@ def main() -> None:
     parser.add_argument("--to", type=Path, default=Path("outputs/shapes/pipeline"))
     options = parser.parse_args()
     build_pipeline(options.folder).save_pretrained(options.to, max_shard_size=SHARD)
+    (options.to / "fastvideo.json").write_text(json.dumps({"sampling": SAMPLING}, indent=2) + "\n")
     sizes = {str(file.relative_to(options.to)): file.stat().st_size for file in options.to.rglob("*.safetensors")}
     for name, size in sorted(sizes.items()):
         print(f"{size / 1e6:6.1f} MB  {name}")

@@ -56,7 +56,6 @@ def build_transformer() -> WanTransformer3DModel:
         ffn_dim=512,
         num_layers=8,
         cross_attn_norm=True,
-        rope_max_seq_len=64,
     )
 
 

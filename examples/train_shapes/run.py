@@ -12,7 +12,8 @@ from typing import Any
 import torch
 from torch import nn
 
-SHARD_BYTES = 15 * 2**20
+SAVED_EVERY = 120.0
+"""Seconds."""
 
 
 @dataclass
@@ -34,6 +35,7 @@ class Run:
     total_minutes: float
     device: torch.device
     started: float = field(default_factory=time.monotonic)
+    saved: float = field(default_factory=time.monotonic)
     seconds_before: float = 0.0
 
     @property
@@ -45,10 +47,19 @@ class Run:
         """Training time so far, earlier parts included."""
         return self.seconds_before + time.monotonic() - self.started
 
-    def goes_on(self, step: int) -> bool:
-        """Whether there is a step after ``step`` of them, and time for it in this part."""
-        in_time = time.monotonic() - self.started < self.minutes * 60
-        return in_time and self._progress(step) < 1
+    @property
+    def out_of_time(self) -> bool:
+        """Whether this part is over; at least one step of it is done."""
+        return time.monotonic() - self.started > self.minutes * 60
+
+    def is_done(self, step: int) -> bool:
+        """Whether the whole training is, after so many steps."""
+        return self._progress(step) >= 1
+
+    @property
+    def save_is_due(self) -> bool:
+        """Whether more would be lost now than one wants to do again."""
+        return time.monotonic() - self.saved > SAVED_EVERY
 
     def _progress(self, step: int) -> float:
         return max(step / self.steps, self.seconds / (self.total_minutes * 60))
@@ -66,6 +77,7 @@ class Run:
         part = self.file.with_suffix(".part")
         torch.save({"seconds": self.seconds, **state}, part)
         part.replace(self.file)
+        self.saved = time.monotonic()
 
     def learning_rate(self, step: int, warmup: int = 100) -> float:
         """As a share of the largest: a warm-up, then half a cosine to zero."""

@@ -91,8 +91,19 @@ def train(run: Run, data: dict[str, Tensor], batch: int) -> None:
     empty = tokenizer("", padding="max_length", max_length=TEXT_LENGTH, return_tensors="pt").input_ids[0].to(run.device)
     bf16 = torch.autocast(run.device.type, torch.bfloat16, enabled=run.device.type == "cuda")
     total = torch.zeros((), device=run.device)
+
+    def save() -> None:
+        run.save(
+            model=model.state_dict(),
+            averaged=averaged,
+            optimizers=[stepper.state_dict() for stepper in steppers],
+            step=step,
+            mean=data["mean"],
+            std=data["std"],
+        )
+
     for clean, tokens, length in batches(data, batch, step, empty, run.device):
-        if not run.goes_on(step):
+        if run.is_done(step):
             break
         clean = (clean - mean) / std
         noise, sigma = torch.randn_like(clean), draw_sigma(len(clean), run.device)
@@ -113,14 +124,11 @@ def train(run: Run, data: dict[str, Tensor], batch: int) -> None:
         if step % 100 == 0:
             print(f"step {step}: loss {total.item() / 100:.4f}, {run.seconds:.0f} s", flush=True)
             total.zero_()
-    run.save(
-        model=model.state_dict(),
-        averaged=averaged,
-        optimizers=[stepper.state_dict() for stepper in steppers],
-        step=step,
-        mean=data["mean"],
-        std=data["std"],
-    )
+        if run.out_of_time:
+            break
+        if run.save_is_due:
+            save()
+    save()
     print(f"{step} of {run.steps} steps, {run.seconds:.0f} s", flush=True)
 
 

@@ -156,9 +156,13 @@ def main() -> None:
         for stepper, stored in zip(steppers, state["optimizers"], strict=True):
             stepper.load_state_dict(stored)
         step = state["step"]
+
+    def save() -> None:
+        run.save(model=weights(vae), optimizers=[stepper.state_dict() for stepper in steppers], step=step)
+
     drawn = draw(step // DRAWN_AT_ONCE, batch, options.frames, run.device)
     gradients = Gradients(vae, drawn[0])
-    while run.goes_on(step):
+    while not run.is_done(step):
         if step % DRAWN_AT_ONCE == 0:
             drawn = draw(step // DRAWN_AT_ONCE, batch, options.frames, run.device)
         gradients(drawn[step % DRAWN_AT_ONCE])
@@ -167,7 +171,11 @@ def main() -> None:
         if step % 100 == 0 or step == run.steps:
             loss, psnr, noise = (float(gradients.figures[name]) for name in ("loss", "psnr", "noise"))
             print(f"step {step}: loss {loss:.4f}, {psnr:.1f} dB, noise {noise:.3f}, {run.seconds:.0f} s", flush=True)
-    run.save(model=weights(vae), optimizers=[stepper.state_dict() for stepper in steppers], step=step)
+        if run.out_of_time:
+            break
+        if run.save_is_due:
+            save()
+    save()
     print(f"{step} of {run.steps} steps, {run.seconds:.0f} s", flush=True)
 
 

@@ -95,6 +95,7 @@ class Family:
         text_length_is_fixed: whether the denoiser takes no other number of text tokens than the default.
         size_is_fixed_if: config key of a flag; where it is set, the denoiser takes no other height and width than
             its ``sample_height`` and ``sample_width`` in latents.
+        most_positions: key of the denoiser's config; if it is there, the most tokens along time, height and width.
         sigmas: the schedule of noise levels, by the names in ``runtime/pipeline/timesteps.py``.
         least_steps: the smallest number of denoising steps that this schedule has.
         boundary: config key, the fraction of the training timesteps below which the second denoiser works.
@@ -135,6 +136,7 @@ class Family:
     timestep_per_token: bool = False
     text_length_is_fixed: bool = False
     size_is_fixed_if: str | None = None
+    most_positions: str | None = None
     sigmas: str = "scheduler"
     least_steps: int = 1
     boundary: str | None = None

@@ -39,6 +39,7 @@ WAN_T2V = Family(
     accelerator_dtypes={"text_encoder": "bfloat16", "transformer": "bfloat16", "vae": "float32"},
     spatial_factor="vae.scale_factor_spatial",
     temporal_factor="vae.scale_factor_temporal",
+    most_positions="rope_max_seq_len",
 )
 
 WAN_I2V = replace(

@@ -47,6 +47,7 @@ def validate_request(request: GenerationRequest, pipeline: PipelineFolder) -> No
     if family.size_is_fixed_if is not None and pipeline.config_value(family.size_is_fixed_if):
         _check_fixed_size(request, pipeline, geometry)
     _check_frames(request.num_frames, geometry)
+    _check_positions(request, pipeline, geometry)
     _check_integer(
         "num_inference_steps",
         request.num_inference_steps,
@@ -121,6 +122,30 @@ def _check_fixed_size(request: GenerationRequest, pipeline: PipelineFolder, geom
             f"{request.width} × {request.height}",
             hint=f"use width={width}, height={height}",
         )
+
+
+def _check_positions(request: GenerationRequest, pipeline: PipelineFolder, geometry: LatentGeometry) -> None:
+    """Rotary embeddings are tables with so many rows."""
+    key = pipeline.family.most_positions
+    most = pipeline.configs["transformer"].get(key) if key else None
+    if most is None:
+        return
+    for name, value, tokens, largest in (
+        ("height", request.height, request.height // geometry.height_multiple, most * geometry.height_multiple),
+        ("width", request.width, request.width // geometry.width_multiple, most * geometry.width_multiple),
+        (
+            "num_frames",
+            request.num_frames,
+            geometry.latent_frames(request.num_frames) // geometry.patch_size[0],
+            (most * geometry.patch_size[0] - 1) * geometry.temporal_factor + 1,
+        ),
+    ):
+        if tokens > most:
+            raise ir.errors.InvalidArgumentError(
+                f"{name}={value} is more than this transformer has positions for, which is {most} tokens along each "
+                f"dimension",
+                hint=f"{name} may be {largest} at most",
+            )
 
 
 def _check_frames(value: Any, geometry: LatentGeometry) -> None:

@@ -38,6 +38,16 @@ REFUSALS: list[tuple[dict[str, Any], str, str | None]] = [
         "num_frames must be 1 more than a multiple of 4 for this VAE, got 2",
         "the nearest values are 1 or 5",
     ),
+    (
+        {"width": 2064},
+        "width=2064 is more than this transformer has positions for, which is 128 tokens along each dimension",
+        "width may be 2048 at most",
+    ),
+    (
+        {"num_frames": 513},
+        "num_frames=513 is more than this transformer has positions for, which is 128 tokens along each dimension",
+        "num_frames may be 509 at most",
+    ),
     ({"num_frames": 0}, "num_frames must be an integer of at least 1, got 0", None),
     ({"num_inference_steps": 0}, "num_inference_steps must be an integer from 1 to 1000, got 0", None),
     ({"num_inference_steps": 1001}, "num_inference_steps must be an integer from 1 to 1000, got 1001", None),

@@ -19,7 +19,7 @@ from .escapes import MARKER
 from .functional import Functionalizer
 from .guards import Guards, make_guards, reason_to_stay, unguardable
 from .location import Locator
-from .normalize import fill_masks, open_regions, unfold_inplace_views
+from .normalize import fill_masks, free_views_of_memory, open_regions, unfold_inplace_views
 from .scatters import merge_scatters
 from .trace import Source, StrategyFailedError, Trace
 
@@ -84,6 +84,7 @@ def _to_program(trace: Trace, paths: list[str], tensors: list[torch.Tensor], loc
     open_regions(trace.graph)
     insert_casts(trace.graph)
     unfold_inplace_views(trace.graph)
+    free_views_of_memory(trace.graph)
     fill_masks(trace.graph)
     builder = GraphBuilder(trace.functions)
     functionalizer = Functionalizer(builder)

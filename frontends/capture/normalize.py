@@ -1,4 +1,4 @@
-"""First rewrites of a raw trace: mode regions are opened, in-place views and writes through masks lose their oddity."""
+"""First rewrites of a raw trace: mode regions are opened, views and writes through masks lose their oddity."""
 
 from __future__ import annotations
 
@@ -97,6 +97,22 @@ def unfold_inplace_views(graph: fx.Graph) -> None:
         node.replace_all_uses_with(view)
         whole.replace_all_uses_with(view, lambda user, here=order[node]: order.get(user, -1) > here)  # type: ignore[misc]
         order[view] = order[node]
+        graph.erase_node(node)
+
+
+def free_views_of_memory(graph: fx.Graph) -> None:
+    """``view`` becomes ``reshape``, which holds however a value lies in memory.
+
+    What a write left behind lies as it was computed, and kernels on meta tensors order memory as they like; a tracer
+    also leaves out every ``contiguous`` that had nothing to do.
+    """
+    for node in list(graph.nodes):
+        if node.target not in (aten.view.default, aten.view_as.default):
+            continue
+        with graph.inserting_before(node):
+            free = graph.call_function(aten.reshape.default, (node.args[0], list(traced_value(node).shape)))
+        free.meta = dict(node.meta)
+        node.replace_all_uses_with(free)
         graph.erase_node(node)
 
 

@@ -122,11 +122,19 @@ def views_in_place(self: nn.Module, x: Tensor) -> tuple[Tensor, Tensor, Tensor]:
     return y, alias, y.detach_() * alias.sum()
 
 
+def views_of_what_was_computed_in_another_order(self: nn.Module, x: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+    y = torch.zeros(4, 4, 3)
+    alias = y.view(-1)
+    y.copy_(x.permute(2, 1, 0))
+    return y.view(2, -1), y.view_as(x), alias * 2
+
+
 FORWARDS = [
     write_through_slice, write_through_chain_of_views, alias_is_read_after_base_was_written,
     base_is_read_after_alias_was_written, write_through_pieces, written_value_is_broadcast_and_cast,
     write_through_complex_view, masked_writes, index_and_scatter, out_argument, write_through_data,
     overlapping_writes_in_order, views_in_place, write_to_a_reshaped_copy_leaves_the_base,
+    views_of_what_was_computed_in_another_order,
 ]  # fmt: skip
 
 

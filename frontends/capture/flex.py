@@ -2,7 +2,7 @@
 
 Torch hides it behind a compiled higher-order op, and maps the user's functions over single scores. They are pointwise
 by contract, so here they are called once, on scores and indices that broadcast. Numbers are those of torch's own
-unfused form.
+unfused form. No ``vmap`` is left, which tracers of some versions put into the graph as calls that are no ops.
 """
 
 from __future__ import annotations
@@ -31,6 +31,7 @@ def open_flex_attention() -> Iterator[None]:
                 (module, "flex_attention_hop", math_attention),
                 (module, "_FLEX_ATTENTION_DISABLE_COMPILE_DEBUG", True),
                 (module, "_vmap_for_bhqkv", _broadcast_over_scores),
+                (module, "_ordered_to_dense", _marked_blocks),
                 (indexing, "TransformGetItemToIndex", nullcontext),
             ):
                 patches.enter_context(mock.patch.object(owner, name, value))
@@ -55,3 +56,21 @@ def _broadcast_over_scores(
         return function(*scores, *spread, *arguments[len(prefix) + 4 :]).expand(shape)
 
     return over_all
+
+
+def _marked_blocks(
+    num_blocks_in_row: torch.Tensor, col_indices: torch.Tensor, num_cols: int | None = None
+) -> torch.Tensor:
+    """The blocks that rows of a block mask list, as ones in a matrix: int32 ``[…, rows, num_cols]``.
+
+    Args:
+        num_blocks_in_row: how many of a row's entries count, ``[…, rows]``.
+        col_indices: columns of blocks, ``[…, rows, entries]``.
+        num_cols: columns of the matrix; as many as there are entries where torch does not say.
+    """
+    entries = col_indices.shape[-1]
+    columns = entries if num_cols is None else num_cols
+    counts = torch.arange(entries, device=col_indices.device) < num_blocks_in_row[..., None]
+    beside = torch.where(counts, col_indices, columns).long()
+    marked = col_indices.new_zeros(*col_indices.shape[:-1], columns + 1, dtype=torch.int32)
+    return marked.scatter(-1, beside, 1)[..., :columns]

@@ -147,6 +147,7 @@ def test_ranks_with_some_heads_or_queries_compute_what_one_rank_does() -> None:
     torch.testing.assert_close(tokens, whole, rtol=1e-5, atol=1e-5)
 
 
+@pytest.mark.kernel_loops
 @settings(max_examples=8, phases=PHASES)
 @given(
     st.integers(1, 150),

@@ -16,8 +16,8 @@ from tests.ir.cases.case import Call, Case, Draw, call, case
 from tests.ir.oracle import check_case
 
 
+@pytest.mark.kernel_loops
 def test_interpreted_kernel_equals_the_masked_reference() -> None:
-    pytest.importorskip("triton")
     ran = subprocess.run(
         [sys.executable, "-m", "tests.sliding_tile.interpreted"],
         env={**os.environ, "TRITON_INTERPRET": "1"},

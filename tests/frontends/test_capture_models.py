@@ -170,14 +170,14 @@ def test_real_sizes_are_captured_from_shapes_alone(name: str) -> None:
             key: torch.empty(shape, dtype=torch.int64 if key in integers else torch.float32)
             for key, shape in shapes.items()
         }
-    started = time.perf_counter()
+    started = time.process_time()
     captured = capture(model, (), {**inputs, "return_dict": False})
-    seconds = time.perf_counter() - started
+    seconds = time.process_time() - started
     assert captured.report.verified == "not verified"
     assert targets(captured).count("aten.scaled_dot_product_attention.default") == (
         2 * attentions if name.startswith("wan") else attentions
     )
     assert any(tokens in ir.tensor_type(node).shape for node in captured.program.nodes if "linear" in node.name)
     assert captured.params["proj_out.weight"] is model.proj_out.weight
-    # 6 and 12 s on an idle machine.
+    # 6 and 12 s on an idle machine; time of the processor, since a busy machine is no fault of the capture.
     assert seconds < 60

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import math
 import operator
+import warnings
 from collections import defaultdict
 from collections.abc import Callable, Sequence
 from dataclasses import field
@@ -28,6 +29,9 @@ from ..backends.fused import quantization
 Evaluate = Callable[[ir.Program], Sequence[Any]]
 """Runs a program with the captured one's params on the user's inputs; returns its flat outputs."""
 
+_Groups = dict[fx.Node, list[fx.Node]]
+"""Linear layers by the activation that they read."""
+
 EXACT_RATE, CODES_RATE = 750e12, 1350e12
 """FLOP/s of matrix products in bf16 and on codes, measured on an H200; on other GPUs the ratios are alike."""
 BANDWIDTH = 4e12
@@ -38,8 +42,14 @@ SAMPLED_TOKENS = 1024
 """Errors are measured on this many tokens, evenly spread."""
 
 
+class NothingQuantizedWarning(UserWarning):
+    """Quantization was asked for, and every linear layer stays exact."""
+
+
 class QuantizeLinear(ir.Pass):
     """Stands before ``fuse-linear-gelu``: the GELU before a quantized layer is computed where its result is quantized.
+
+    Where no layer is taken, it warns with :class:`NothingQuantizedWarning`, which says why.
 
     Attributes:
         format: ``fp8`` (e4m3) or ``int8``.
@@ -68,8 +78,18 @@ class QuantizeLinear(ir.Pass):
         refusal = quantization.refusal(fmt, self.device)
         if refusal is not None:
             raise BackendUnavailableError(refusal, hint="leave quantization out, or name another format")
-        groups = self._worth_it(_candidates(program, self.device))
-        groups = self._worth_it(self._precise(program, groups, fmt))
+        candidates = _candidates(program, self.device)
+        large = self._worth_it(candidates)
+        precise = self._precise(program, large, fmt)
+        groups = self._worth_it(precise)
+        if not groups:
+            reason = self._why_none(candidates, large, precise)
+            warnings.warn(
+                f"{self.name} to {self.format} leaves every layer exact: {reason}",
+                NothingQuantizedWarning,
+                stacklevel=2,
+            )
+            return
         rewriter = ir.Rewriter(program, self.name)
         params: dict[fx.Node, tuple[fx.Node, fx.Node]] = {}
         replaced: dict[fx.Node, fx.Node] = {}
@@ -94,12 +114,30 @@ class QuantizeLinear(ir.Pass):
             if not weight.users:
                 rewriter.erase_param(weight)
 
-    def _worth_it(self, groups: dict[fx.Node, list[fx.Node]]) -> dict[fx.Node, list[fx.Node]]:
+    def _worth_it(self, groups: _Groups) -> _Groups:
         return {source: layers for source, layers in groups.items() if _gain(source, layers) > self.least_gain}
 
-    def _precise(
-        self, program: ir.Program, groups: dict[fx.Node, list[fx.Node]], fmt: quantization.Format
-    ) -> dict[fx.Node, list[fx.Node]]:
+    def _why_none(self, candidates: _Groups, large: _Groups, precise: _Groups) -> str:
+        if not candidates:
+            kinds = "floating point" if self.device == "cpu" else "bf16 or fp16"
+            return f"no linear layer reads a weight of the model's own in {kinds}"
+        if not large:
+            return (
+                f"none of the {_count(candidates)} linear layers is so large that faster products save more time than "
+                f"quantizing takes (least_gain={self.least_gain}; a negative one takes every layer)"
+            )
+        if not precise:
+            return (
+                f"each of the {_count(large)} linear layers that are large enough has a measured error above "
+                f"{self.largest_error} (largest_error)"
+            )
+        return (
+            f"{_count(large) - _count(precise)} of the {_count(large)} linear layers that are large enough have a "
+            f"measured error above {self.largest_error} (largest_error), and quantizing for the others alone takes "
+            "more time than it saves (least_gain)"
+        )
+
+    def _precise(self, program: ir.Program, groups: _Groups, fmt: quantization.Format) -> _Groups:
         """The layers whose measured error is small enough."""
         if self.evaluate is None or not groups:
             return groups
@@ -112,12 +150,12 @@ class QuantizeLinear(ir.Pass):
         return {source: layers for source, layers in kept.items() if layers}
 
 
-def _candidates(program: ir.Program, device: str) -> dict[fx.Node, list[fx.Node]]:
+def _candidates(program: ir.Program, device: str) -> _Groups:
     """Linear layers whose weight is the model's own, by the activation that they read.
 
     On GPUs only those in half precision: a model that keeps a layer in fp32 does so for its accuracy.
     """
-    groups: dict[fx.Node, list[fx.Node]] = defaultdict(list)
+    groups: _Groups = defaultdict(list)
     for node in program.nodes:
         if node.target is not aten.linear.default:
             continue
@@ -133,6 +171,10 @@ def _candidates(program: ir.Program, device: str) -> dict[fx.Node, list[fx.Node]
         ):
             groups[x].append(node)
     return dict(groups)
+
+
+def _count(groups: _Groups) -> int:
+    return sum(map(len, groups.values()))
 
 
 def _gain(source: fx.Node, layers: Sequence[fx.Node]) -> float:

@@ -18,7 +18,7 @@ from fastvideo.backends.fused import quantization
 from fastvideo.frontends.capture import capture
 from fastvideo.passes import pipelines
 from fastvideo.passes.pipelines import Target, default_pipeline
-from fastvideo.passes.quantize_linear import QuantizeLinear
+from fastvideo.passes.quantize_linear import NothingQuantizedWarning, QuantizeLinear
 from fastvideo_ir.errors import BackendUnavailableError, InvalidArgumentError, ParseError, UnknownNameError
 from fastvideo_ir.ops.define import aten
 from tests.e2e import toy
@@ -116,9 +116,49 @@ def test_small_layers_stay_exact() -> None:
         %a : bf16[{tokens}, 2048] = aten.linear.default(%x, %w)
         %b : bf16[{tokens}, 64] = aten.linear.default(%y, %u)
         return (%a, %b)"""
-    for tokens, taken in ((16384, ["w|fp8-codes", "w|fp8-scales"]), (64, [])):
-        after = run_passes(program(sizes.format(tokens=tokens)), [QuantizeLinear()])
-        assert sorted(param.key for param in after.params.values() if param.recipe) == taken
+    after = run_passes(program(sizes.format(tokens=16384)), [QuantizeLinear()])
+    assert sorted(param.key for param in after.params.values() if param.recipe) == ["w|fp8-codes", "w|fp8-scales"]
+    with pytest.warns(NothingQuantizedWarning, match="none of the 2 linear layers is so large"):
+        after = run_passes(program(sizes.format(tokens=64)), [QuantizeLinear()])
+    assert not any(param.recipe for param in after.params.values())
+
+
+def test_what_leaves_every_layer_exact_is_said() -> None:
+    def warned_by(step: QuantizeLinear, text: str) -> str:
+        with pytest.warns(NothingQuantizedWarning) as seen:
+            run_passes(program(text), [step])
+        (warning,) = seen
+        return str(warning.message)
+
+    given = """
+        %v : f32[16384, 2048] = input
+        %x : f32[8192, 2048] = input
+        %a : f32[8192, 16384] = aten.linear.default(%x, %v)
+        return (%a)"""
+    assert warned_by(QuantizeLinear(format="int8"), given) == (
+        "quantize-linear to int8 leaves every layer exact: "
+        "no linear layer reads a weight of the model's own in floating point"
+    )
+    own = given.replace("input", 'param "v" parameter', 1)
+    imprecise = QuantizeLinear(evaluate=lambda probe: [1.0])
+    assert "each of the 1 linear layers that are large enough has a measured error above" in warned_by(imprecise, own)
+    two = """
+        %w : f32[2048, 2048] = param "w" parameter
+        %u : f32[4, 2048] = param "u" parameter
+        %x : f32[8192, 2048] = input
+        %a : f32[8192, 2048] = aten.linear.default(%x, %w)
+        %b : f32[8192, 4] = aten.linear.default(%x, %u)
+        return (%a, %b)"""
+    large_is_bad = QuantizeLinear(evaluate=lambda probe: [1.0, 0.0])
+    assert "1 of the 2 linear layers that are large enough have" in warned_by(large_is_bad, two)
+
+
+def test_quantization_that_changes_nothing_is_warned_of_at_the_first_call() -> None:
+    model, x = nn.Linear(8, 8).eval(), torch.randn(2, 8)
+    with fastvideo.compile(model, device="cpu", quantization="int8") as compiled, torch.no_grad():
+        with pytest.warns(NothingQuantizedWarning, match="none of the 1 linear layers is so large"):
+            found = compiled(x)
+        assert torch.equal(found, model(x))
 
 
 class OneBadLayer(nn.Module):

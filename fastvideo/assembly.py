@@ -89,22 +89,20 @@ def assemble(
     with ExitStack() as resources:
         for role in sorted(pipeline.family.roles, key=lambda role: role not in pipeline.family.compiled):
             dtype = dtypes.get(role, torch.float32)
-            is_own = own is not None and role == DENOISER
-            if own is not None and role == DENOISER:
-                component = loading.Component(own.load(dtype), pipeline.configs[role], dtype)
+            mine = own if role == DENOISER else None
+            if mine is not None:
+                component = loading.Component(mine.load(dtype), pipeline.configs[role], dtype)
             else:
                 component = pipeline.load(role, dtype, scheduler if role == "scheduler" else None)
             if isinstance(component.value, torch.nn.Module):
                 component.value.to(place)
             if role in pipeline.family.compiled:
-                model, name = (
-                    CompiledModel(check_model(component.value), settings, ranks),
-                    type(component.value).__name__,
-                )
+                name = type(component.value).__name__
+                model = CompiledModel(check_model(component.value), settings, ranks)
                 resources.callback(model.close)
                 if settings.parallel is not None:
                     settings.parallel.check_names(model.__signature__, name)
-                value = OwnDenoiser(model, model.__signature__, name, pipeline.family) if is_own else model
+                value = OwnDenoiser(model, model.__signature__, name, pipeline.family) if mine is not None else model
                 component = replace(component, value=value)
             elif with_encoders and role in pipeline.family.encoders:
                 encoder = CompiledModel(_encoder(component.value), _encoder_settings(settings, role), ranks)

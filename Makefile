@@ -7,6 +7,10 @@ PIP_ARGS ?=
 PYTEST_ARGS ?=
 DEMO_ARGS ?=
 WORKERS ?= 2
+# Versions to install. Tests on the oldest torch that is supported (types hold for the newest alone):
+#   sed 's/^torch==.*/torch==2.11.0/; s/^triton==.*/triton==3.6.0/' constraints.txt > /tmp/torch-2.11.txt
+#   make install VENV=/tmp/torch-2.11 CONSTRAINTS=/tmp/torch-2.11.txt && /tmp/torch-2.11/bin/python -m pytest
+CONSTRAINTS ?= constraints.txt
 
 VENV_PYTHON := $(VENV)/bin/python
 INSTALLED := $(VENV)/.installed
@@ -46,9 +50,9 @@ clean: ## remove the virtual environment and everything that is built
 	find . -type d -name __pycache__ -prune -exec rm -rf {} +
 
 # The stamp is written last, so a broken install is tried again; a change of either file installs again.
-$(INSTALLED): pyproject.toml constraints.txt
+$(INSTALLED): pyproject.toml $(CONSTRAINTS)
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || \
 		{ echo "Python 3.11 or newer is needed; name one: make PYTHON=python3.12 $(MAKECMDGOALS)" >&2; exit 1; }
 	@$(VENV_PYTHON) -m pip --version >/dev/null 2>&1 || $(PYTHON) -m venv --clear $(VENV)
-	$(VENV_PYTHON) -m pip install --quiet --disable-pip-version-check $(PIP_ARGS) -c constraints.txt -e '.[dev]'
+	$(VENV_PYTHON) -m pip install --quiet --disable-pip-version-check $(PIP_ARGS) -c $(CONSTRAINTS) -e '.[dev]'
 	@touch $@

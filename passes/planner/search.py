@@ -13,7 +13,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, replace
 
 from torch import fx
 
@@ -24,57 +24,15 @@ from fastvideo_ir.repeats import Repeat
 from fastvideo_ir.values import Value, tensor_of
 
 from .cost import CostModel, Work
+from .pruning import Record, State, prune
+from .value_table import ValueTable
 
-BEAM = 256
-COMPARED = 12
 EARLY = 1e-6
 """Relative surcharge on an exchange for an op without FLOPs: of equally cheap ones the one at the matmul is taken."""
 SAME_COST = 1e-6
 """Relative difference below which two blocks cost the same."""
 REPLICATED = 0
 """Every value's first placement is the replicated one."""
-
-State = tuple[int, ...]
-"""Per live value, a bit set of the placements in which it exists."""
-
-
-@dataclass
-class ValueTable:
-    """Placements of one value that some strategy yields or needs, and what moving between them costs."""
-
-    kind: ir.TensorType
-    placements: list[ir.Placement] = field(default_factory=lambda: [ir.Replicate()])
-    costs: dict[tuple[int, int], float] = field(default_factory=dict)
-    debts: dict[int, float] = field(default_factory=dict)
-
-    def index(self, placement: ir.Placement) -> int:
-        if placement not in self.placements:
-            self.placements.append(placement)
-        return self.placements.index(placement)
-
-    def cheapest(self, mask: int, target: int, model: CostModel) -> float:
-        """Cost of having the value at ``target`` when it exists in the placements of ``mask``."""
-        if mask >> target & 1:
-            return 0.0
-        cost = self.costs.get((mask, target))
-        if cost is None:
-            wanted = self.placements[target]
-            held = [placement for number, placement in enumerate(self.placements) if mask >> number & 1]
-            cost = min(model.reshard(self.kind, placement, wanted) for placement in held)
-            self.costs[mask, target] = cost
-        return cost
-
-    def debt(self, mask: int, model: CostModel) -> float:
-        """The least that must still be paid for a value that exists as a partial sum alone."""
-        owed = self.debts.get(mask)
-        if owed is None:
-            held = [placement for number, placement in enumerate(self.placements) if mask >> number & 1]
-            ends = [p for p in self.placements if not isinstance(p, ir.Partial)]
-            owed = 0.0
-            if all(isinstance(placement, ir.Partial) for placement in held):
-                owed = min(model.reshard(self.kind, ir.Partial(), end) for end in ends)
-            self.debts[mask] = owed
-        return owed
 
 
 @dataclass(frozen=True)
@@ -85,6 +43,23 @@ class Choice:
     needs: tuple[tuple[int, int], ...]
     gives: tuple[int, ...]
     cost: float
+
+
+@dataclass(frozen=True)
+class Offer:
+    """What one choice comes to where the operands exist in certain placements.
+
+    Attributes:
+        costs: of the choice, then of the exchanges that it needs; not summed yet, so that equal plans stay equal.
+        choice: its number.
+        changed: by position among the kept values, where an operand exists afterwards.
+        gives: where the results exist.
+    """
+
+    costs: tuple[float, ...]
+    choice: int
+    changed: tuple[tuple[int, int], ...]
+    gives: State
 
 
 @dataclass
@@ -104,10 +79,6 @@ class Plan:
 
     strategies: dict[fx.Node, Strategy]
     seconds: float
-
-
-Record = tuple[float, int, int]
-"""How a state was reached: its cost, the index of the state before, and the choice taken."""
 
 
 @dataclass(frozen=True)
@@ -180,7 +151,7 @@ class Search:
             step = self._step(node, live, position)
             states = self._advance(step, states, live)
             live = [live[slot] for slot in step.kept] + [(node, number) for number in step.added]
-            states = self._prune(states, live)
+            states = prune(states, [self._tables[value] for value in live], self._model, self._negligible * SAME_COST)
             steps.append(step)
             history.append(list(states.values()))
         return Frontier(stop, live, states)
@@ -280,64 +251,46 @@ class Search:
 
     def _advance(self, step: Step, states: dict[State, Record], live: list[Value]) -> dict[State, Record]:
         result: dict[State, Record] = {}
-        eagerness = 1.0 if self._works[step.node].flops else 1 + EARLY
-        tables = [self._tables[value] for value in live]
-        latency = self._model.hardware.latency
+        slots = sorted({slot for choice in step.choices for slot, _ in choice.needs})
+        offers: dict[State, list[Offer]] = {}
         for origin, (state, (spent, _, _)) in enumerate(states.items()):
-            choices = step.choices
-            if step.negligible and all(state[slot] & 1 for slot, _ in choices[0].needs):
-                choices = choices[:1]
-            for number, choice in enumerate(choices):
-                cost = spent + choice.cost
-                masks = list(state)
-                exchanges = 0
-                for slot, target in choice.needs:
-                    move = tables[slot].cheapest(state[slot], target, self._model)
-                    exchanges += move >= latency
-                    cost += move * eagerness
-                    masks[slot] |= 1 << target
-                if exchanges > 1:
-                    cost -= (exchanges - 1) * latency
-                if cost == math.inf:
-                    continue
-                after = (*[masks[slot] for slot in step.kept], *choice.gives)
+            masks = tuple([state[slot] for slot in slots])
+            if masks not in offers:
+                offers[masks] = self._offers(step, dict(zip(slots, masks, strict=True)), live)
+            rest = [state[slot] for slot in step.kept]
+            for offer in offers[masks]:
+                cost = sum(offer.costs, spent)
+                for position, mask in offer.changed:
+                    rest[position] = mask
+                after = (*rest, *offer.gives)
                 old = result.get(after)
                 if old is None or cost < old[0]:
-                    result[after] = (cost, origin, number)
+                    result[after] = (cost, origin, offer.choice)
         return result
 
-    def _prune(self, states: dict[State, Record], live: list[Value]) -> dict[State, Record]:
-        tables = [self._tables[value] for value in live]
-        kept: list[tuple[State, Record]] = []
-        quantum = self._negligible * SAME_COST
-
-        def promise(item: tuple[State, Record]) -> tuple[int, State]:
-            state, (cost, _, _) = item
-            return round(
-                (cost + sum(t.debt(m, self._model) for m, t in zip(state, tables, strict=True))) / quantum
-            ), state
-
-        for state, record in sorted(states.items(), key=promise):
-            rivals = kept[:COMPARED]
-            if not any(self._dominates(rival, cost, state, record[0], tables) for rival, (cost, _, _) in rivals):
-                kept.append((state, record))
-                if len(kept) == BEAM:
-                    break
-        return dict(kept)
-
-    def _dominates(self, cheap: State, cost: float, state: State, limit: float, tables: list[ValueTable]) -> bool:
-        """Whether resharding turns the cheaper state into the other for no more than the difference."""
-        for have, want, table in zip(cheap, state, tables, strict=True):
-            missing = want & ~have
-            target = 0
-            while missing:
-                if missing & 1:
-                    cost += table.cheapest(have, target, self._model)
-                    if cost > limit:
-                        return False
-                missing >>= 1
-                target += 1
-        return cost <= limit
+    def _offers(self, step: Step, masks: dict[int, int], live: list[Value]) -> list[Offer]:
+        """What a node can do where its operands exist in ``masks``, by slot: the cheapest choice for each outcome."""
+        eagerness = 1.0 if self._works[step.node].flops else 1 + EARLY
+        latency = self._model.hardware.latency
+        rests = step.negligible and all(masks[slot] & 1 for slot, _ in step.choices[0].needs)
+        kept = [(position, slot) for position, slot in enumerate(step.kept) if slot in masks]
+        best: dict[tuple[State, State], Offer] = {}
+        for number, choice in enumerate(step.choices[:1] if rests else step.choices):
+            costs, exchanges = [choice.cost], 0
+            after = dict(masks)
+            for slot, target in choice.needs:
+                move = self._tables[live[slot]].cheapest(masks[slot], target, self._model)
+                exchanges += move >= latency
+                costs.append(move * eagerness)
+                after[slot] |= 1 << target
+            if exchanges > 1:
+                costs.append(-(exchanges - 1) * latency)
+            outcome = tuple(after[slot] for _, slot in kept), choice.gives
+            old = best.get(outcome)
+            if sum(costs) != math.inf and (old is None or sum(costs) < sum(old.costs)):
+                changed = tuple((position, after[slot]) for position, slot in kept)
+                best[outcome] = Offer(tuple(costs), number, changed, choice.gives)
+        return list(best.values())
 
     def _trace(self, steps: Sequence[Step], history: list[list[Record]], end: Frontier) -> Plan:
         """Outputs are gathered; then back from the cheapest end."""

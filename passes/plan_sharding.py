@@ -28,6 +28,7 @@ from fastvideo_ir.values import tensor_of
 
 from ..backends import attention
 from .planner.allowed import allowed
+from .planner.axis_order import AxisOrder
 from .planner.candidates import Candidates, Rules
 from .planner.cost import CostModel, Hardware, Work, largest_local_numel
 from .planner.policy import policy_of, refuse_small_batch
@@ -82,6 +83,8 @@ def plan_program(program: ir.Program, options: PlanSharding) -> float:
             seconds = plan.seconds
             _apply(rewriter, axis, plan.strategies)
         settled |= {axis}
+    if sum(size > 1 for _, size in program.mesh.axes) > 1:
+        AxisOrder(rewriter, at_scale(program, options.hardware, frozenset())).run()
     return seconds
 
 

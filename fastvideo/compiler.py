@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import inspect
 import threading
-import time
 import warnings
 from collections.abc import Hashable, Iterator, Sequence
 from contextlib import contextmanager
@@ -24,12 +23,14 @@ from .frontends.capture import Captured, Signature, capture
 from .frontends.capture.signature import BoundCall, bind
 from .model_state import ModelState
 from .passes.pipelines import resolve_pipeline
+from .plan_cache import PlanCache
 from .ranks import Ranks
 from .report import Report, report_of
 from .runtime.executors import MpExecutor
 from .runtime.memories import Scope
 from .settings import Settings
 from .specialization import Specialization, windows_of
+from .stopwatch import Stopwatch
 
 MOST_RECAPTURES = 3  # for values of one guard that served one call each: then the next will not come again either
 MOST_VALUES = 8  # programs kept for one signature; that which was not used for longest goes first
@@ -59,6 +60,7 @@ class CompiledModel:
         self._lock = threading.RLock()
         self._closed = False
         self._state = ModelState(model)
+        self._plans = PlanCache(model, settings)
         self._constants = 0
         self._step: int | None = None
         self.extra_outputs: list[Any] = []
@@ -271,14 +273,21 @@ class CompiledModel:
         return made
 
     def _compile(self, call: BoundCall) -> Specialization:
-        start = time.perf_counter()
+        watch = Stopwatch()
         settings = self._settings
         place = next((p.device for p in self._model.parameters()), settings.device)
         if settings.parallel is not None:
             settings.parallel.check_inputs(call.paths, call.tensors)
         args, kwargs = call.arguments([tensor.to(place) for tensor in call.tensors])
         self._state.accept()
-        captured = self._with_own_constants(capture(self._model, tuple(args), kwargs, verify=settings.verify))
+        kept = self._plans.capture_of(replace(call, tensors=[tensor.to(place) for tensor in call.tensors]))
+        watch.lap("cache")
+        captured = kept or capture(self._model, tuple(args), kwargs, verify=settings.verify)
+        if kept is None:
+            watch.lap("capture", verification=captured.report.verifying_seconds)
+            self._plans.keep_capture(captured)
+            watch.lap("cache")
+        captured = self._with_own_constants(captured)
         self._state.accept(ignored=captured.report.rewritten)
         timing = Timing()
         watchers: list[Instrument] = [timing]
@@ -305,9 +314,11 @@ class CompiledModel:
                 stacklevel=2,
             )
             program = self._planned(captured, resolve_pipeline(settings.passes, replace(target, ranks=1)), watchers)
+        watch.lap("plan")
         windows = windows_of(program, captured.program, settings.attention_backend)
         executor = self._ranks.executor(program, captured.params)
-        return Specialization(captured, program, executor, timing, time.perf_counter() - start, windows=windows)
+        watch.lap("ranks and weights")
+        return Specialization(captured, program, executor, timing, watch, self._plans.note, windows=windows)
 
     def _planned(self, captured: Captured, passes: list[ir.Pass], watchers: Sequence[Instrument] = ()) -> ir.Program:
         """The captured program after ``passes``, ready for the ranks."""
@@ -315,7 +326,11 @@ class CompiledModel:
         program = captured.program.copy()
         if settings.parallel is not None:
             settings.parallel.annotate(program, captured.call.paths)
-        ir.run_passes(program, passes, watchers)
+        key = self._plans.plan_key(program, passes)
+        kept = self._plans.plan_at(key) if key else None
+        if kept is None:
+            ir.run_passes(program, passes, watchers)
+        program = kept or program
         if program.stage < ir.Stage.COMMUNICATING and program.mesh.num_ranks > 1:
             raise InvalidArgumentError(
                 f"the passes leave the program at stage {program.stage.name}; ranks need COMMUNICATING",
@@ -326,6 +341,8 @@ class CompiledModel:
                 f"the passes leave the program with {program.mesh}, but it is compiled for {settings.num_ranks} ranks",
                 hint="keep choose-mesh among the passes, or pin the division with parallel=Parallel(...)",
             )
+        if key and kept is None:
+            self._plans.keep_plan(key, program)
         return program
 
     def _with_own_constants(self, captured: Captured) -> Captured:

@@ -27,6 +27,8 @@ from .runtime.devices import resolve_device
 BACKEND_VARIABLE = "FASTVIDEO_ATTENTION_BACKEND"
 DUMP_VARIABLE = "FASTVIDEO_DUMP"
 CODEGEN_VARIABLE = "FASTVIDEO_CODEGEN"
+CACHE_VARIABLE = "FASTVIDEO_CACHE"
+CACHE_DIRECTORY_VARIABLE = "FASTVIDEO_CACHE_DIR"
 FIRST_BLOCK = "first-block"
 EXECUTORS = ("auto", "local", "simulated", "mp")
 
@@ -48,6 +50,7 @@ class Settings:
         verify: whether captures are checked against the model.
         dump: where passes write their programs, or None.
         codegen: who makes the code of blocks: ``eager`` (torch ops one by one) or ``inductor`` (fused kernels).
+        cache_directory: where captures and plans are kept for later processes, or None.
     """
 
     num_ranks: int
@@ -62,6 +65,7 @@ class Settings:
     verify: bool
     dump: Path | None
     codegen: str
+    cache_directory: Path | None = None
 
     @property
     def hardware(self) -> Hardware:
@@ -138,6 +142,7 @@ def resolve_settings(
         verify=verify,
         dump=dump,
         codegen=generator,
+        cache_directory=_cache_directory(environment),
     )
     steps = resolve_pipeline(passes, settings.target)  # refuses unknown names now, not at the first call
     wanted: dict[str, tuple[object, type[ir.Pass]]] = {
@@ -173,6 +178,17 @@ def _refuse_quantization(name: str, place: torch.device) -> None:
     reason = quantization_formats.refusal(quantization_formats.named(name), place.type)
     if reason is not None:
         raise BackendUnavailableError(f"quantization={name!r} cannot run: {reason}")
+
+
+def _cache_directory(environment: Mapping[str, str]) -> Path | None:
+    """Where captures and plans are kept; made when the first one is."""
+    wish = environment.get(CACHE_VARIABLE, "1")
+    if wish not in ("0", "1"):
+        raise InvalidArgumentError(f"{CACHE_VARIABLE}={wish!r} is neither 0 nor 1")
+    if wish == "0":
+        return None
+    named = environment.get(CACHE_DIRECTORY_VARIABLE)
+    return Path(named).expanduser() if named else Path.home() / ".cache" / "fastvideo"
 
 
 def _dump_directory(environment: Mapping[str, str]) -> Path | None:

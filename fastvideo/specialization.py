@@ -13,17 +13,24 @@ from .backends import attention
 from .backends.attention.sliding_tile import WindowSchedule
 from .frontends.capture import Captured
 from .runtime.executors import Executor
+from .stopwatch import Stopwatch
 
 
 @dataclass
 class Specialization:
-    """One signature of the model, compiled: its program and what runs it."""
+    """One signature of the model, compiled: its program and what runs it.
+
+    Attributes:
+        watch: what the first call took before it ran, and for what.
+        kept: what became of the capture on disk.
+    """
 
     captured: Captured
     program: ir.Program
     executor: Executor
     timing: Timing
-    seconds: float
+    watch: Stopwatch
+    kept: str
     calls: int = 0
     windows: WindowSchedule | None = None
 

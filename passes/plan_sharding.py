@@ -95,24 +95,29 @@ class UnknownOpWarning(UserWarning):
 _warned: set[str] = set()
 
 
+def has_rule(node: fx.Node) -> bool:
+    """False for a call that every rank computes whole because nobody has said how it may be divided."""
+    if node.op != "call_function" or is_getitem(node) or runs_on_first_rank(node) or _only_moves(node):
+        return True
+    op = ir.ops.of(node)
+    return not tensor_operands(node) or (op is not None and op.rule is not None)
+
+
 def _warn_of_unknown_ops(program: ir.Program) -> None:
     """Once per op and process."""
     if program.mesh.num_ranks == 1:
         return
     for node in program.nodes:
-        op = ir.ops.of(node)
-        unknown = node.op == "call_function" and tensor_operands(node) and (op is None or op.rule is None)
-        if unknown and not (is_getitem(node) or runs_on_first_rank(node) or _only_moves(node)):
-            name = ir.ops.target_name(node.target)
-            if name not in _warned:
-                _warned.add(name)
-                place = ir.info(node).location
-                warnings.warn(
-                    f"{name}{f' ({place})' if place else ''} has no factor rule: its operands are gathered, and every "
-                    "rank computes all of it; fastvideo.register_op gives it one",
-                    UnknownOpWarning,
-                    stacklevel=2,
-                )
+        name = "" if has_rule(node) else ir.ops.target_name(node.target)
+        if name and name not in _warned:
+            _warned.add(name)
+            place = ir.info(node).location
+            warnings.warn(
+                f"{name}{f' ({place})' if place else ''} has no factor rule: its operands are gathered, and every "
+                "rank computes all of it; fastvideo.register_op gives it one",
+                UnknownOpWarning,
+                stacklevel=2,
+            )
 
 
 def _only_moves(node: fx.Node) -> bool:

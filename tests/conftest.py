@@ -91,6 +91,7 @@ def fixed_seed() -> None:
 
 @pytest.fixture(autouse=True)
 def no_settings_from_outside(monkeypatch: pytest.MonkeyPatch) -> None:
-    """A developer's ``FASTVIDEO_*`` variables must not decide a test."""
+    """A developer's ``FASTVIDEO_*`` variables must not decide a test, and neither must what earlier runs have kept."""
     for name in [name for name in os.environ if name.startswith("FASTVIDEO_")]:
         monkeypatch.delenv(name)
+    monkeypatch.setenv("FASTVIDEO_CACHE", "0")

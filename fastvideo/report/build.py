@@ -57,6 +57,8 @@ class Subject:
         hardware: what the planner assumed.
         pass_seconds: measured, per pass.
         seconds: measured, from capture to the last pass.
+        first_call: measured, what these seconds were spent on.
+        kept: what became of the capture on disk.
         elsewhere: whether the program is for another machine, of which nothing can be asked here.
     """
 
@@ -67,6 +69,8 @@ class Subject:
     hardware: Hardware
     pass_seconds: tuple[tuple[str, float], ...]
     seconds: float
+    first_call: tuple[tuple[str, float], ...] = ()
+    kept: str = ""
     elsewhere: bool = False
 
 
@@ -81,7 +85,9 @@ def report_of(model: nn.Module, settings: Settings, entries: Sequence[Specializa
                 settings.attention_backend,
                 settings.hardware,
                 tuple(entry.timing.seconds),
-                entry.seconds,
+                entry.watch.seconds,
+                first_call=tuple(entry.watch.laps.items()),
+                kept=entry.kept,
             )
         )
         for entry in entries
@@ -108,6 +114,8 @@ def program_report(subject: Subject) -> ProgramReport:
         capture=captured.report.strategy,
         verified=captured.report.verified,
         seconds=subject.seconds,
+        first_call=subject.first_call,
+        kept=subject.kept,
         pass_seconds=subject.pass_seconds,
         mesh=str(program.mesh) if program.mesh.axes else "one rank",
         step=_step(blocks, subject.hardware),

@@ -188,7 +188,14 @@ class MemoryReport:
 
 @dataclass(frozen=True)
 class ProgramReport:
-    """One signature of a compiled model."""
+    """One signature of a compiled model.
+
+    Attributes:
+        seconds: measured, from the look into the cache to weights on their ranks.
+        first_call: what these were spent on.
+        pass_seconds: measured, per pass; none where the plan was read from disk.
+        kept: what became of the capture on disk: read, made anew and kept, or not kept and why.
+    """
 
     inputs: tuple[str, ...]
     capture: str
@@ -207,6 +214,8 @@ class ProgramReport:
     flops_per_rank: tuple[int, ...]
     param_bytes_per_rank: tuple[int, ...]
     cache: CacheReport | None = None
+    first_call: tuple[tuple[str, float], ...] = ()
+    kept: str = ""
 
 
 @dataclass(frozen=True)

@@ -49,6 +49,7 @@ def _program(program: ProgramReport) -> list[str]:
         *_line("attention", _attention(program)),
         *_line("cache", _cache(program.cache)),
         *_line("capture", [_capture(program)]),
+        *_line("compile time", _first_call(program)),
         *_line("stays Python", [f"{e.module}, on rank 0: {e.place}: {e.reason}" for e in program.eager_calls]),
     ]
     for block in program.blocks:
@@ -101,11 +102,15 @@ def _attention(program: ProgramReport) -> Iterable[str]:
 
 
 def _capture(program: ProgramReport) -> str:
-    slowest = max(program.pass_seconds, key=lambda item: item[1], default=("no pass", 0.0))
-    return (
-        f"{program.capture}, {program.verified}; compiled in {program.seconds:.1f} s "
-        f"(slowest pass: {slowest[0]}, {slowest[1]:.1f} s)"
-    )
+    slowest = max(program.pass_seconds, key=lambda item: item[1], default=None)
+    plan = f"slowest pass: {slowest[0]}, {slowest[1]:.1f} s" if slowest else "plan read from disk"
+    return f"{program.capture}, {program.verified}; compiled in {program.seconds:.1f} s ({plan})"
+
+
+def _first_call(program: ProgramReport) -> list[str]:
+    """What compiling took; what ran no longer than can be shown is left out."""
+    parts = [f"{name} {value:.1f} s" for name, value in program.first_call if value >= 0.05]
+    return [", ".join(parts) or "nothing took long", f"capture {program.kept}"] if program.first_call else []
 
 
 def _block(block: BlockReport, step: StepReport) -> list[str]:

@@ -25,7 +25,7 @@ from .export import trace_with_export
 from .guards import Guards
 from .location import Locator
 from .memos import traced_memos_cleared
-from .python_state import PythonState
+from .python_state import PythonState, warn_of_frozen_state
 from .real_values import trace_with_real_values
 from .signature import BoundCall, bind
 from .trace import Trace
@@ -55,6 +55,9 @@ class CaptureReport:
         seconds: in all.
         eager_calls: module calls that stay Python.
         rewritten: attributes and buffers that every run of the model sets anew, by path.
+        frozen: of these, what the model counts or remembers.
+        verifying_seconds: of ``seconds``, for runs of the model and of the program that compare them.
+        stored: whether another process made the capture, and this one has read it.
     """
 
     strategy: str
@@ -63,6 +66,9 @@ class CaptureReport:
     seconds: float
     eager_calls: tuple[ModuleCall, ...] = ()
     rewritten: frozenset[str] = frozenset()
+    frozen: tuple[str, ...] = ()
+    verifying_seconds: float = 0.0
+    stored: bool = False
 
 
 @dataclass
@@ -112,8 +118,8 @@ def capture(model: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any], *, 
     state = PythonState(module)
     with torch.inference_mode(False), torch.no_grad(), _plain_modules(), _generators_kept():
         captured = _capture(module, state, args, kwargs, verify)
-    captured.report = replace(captured.report, rewritten=state.rebound)
-    state.warn()
+    captured.report = replace(captured.report, rewritten=state.rebound, frozen=state.noticed)
+    warn_of_frozen_state(module, state.noticed)
     warn_of(captured.report.eager_calls, module)
     return captured
 
@@ -162,7 +168,14 @@ def _capture(
             continue
         attempts.append(Attempt(name, verdict, time.perf_counter() - began))
         eager_calls = tuple(trace.functions.values())
-        report = CaptureReport(name, tuple(attempts), verdict, time.perf_counter() - started, eager_calls)
+        report = CaptureReport(
+            name,
+            tuple(attempts),
+            verdict,
+            time.perf_counter() - started,
+            eager_calls,
+            verifying_seconds=verifier.seconds if verifier else 0.0,
+        )
         spec = CallSpec(forward, owner, call.signature, trace.output, tuple(call.paths))
         return Captured(converted.program, converted.params, spec, report, converted.guards)
     reasons = "\n".join(f"  {attempt}" for attempt in attempts)

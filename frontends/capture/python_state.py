@@ -10,7 +10,7 @@ import functools
 import inspect
 import warnings
 from collections import OrderedDict
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from types import ModuleType
 from typing import Any
@@ -85,15 +85,10 @@ class PythonState:
             self._rebound |= {path for path, held, before in self._containers if not _same_items(held, before)}
             self.restore()
 
-    def warn(self) -> None:
-        """Warn of numbers, texts, flags and tensors that have changed while :meth:`kept` was entered."""
-        if self._noticed:
-            warnings.warn(
-                f"{type(self._model).__name__} changes {', '.join(self._noticed)} while it runs; a compiled model has "
-                "no side effects and goes on with the values that it was captured with",
-                FrozenStateWarning,
-                stacklevel=3,
-            )
+    @property
+    def noticed(self) -> tuple[str, ...]:
+        """Numbers, texts, flags and tensors that have changed while :meth:`kept` was entered."""
+        return tuple(self._noticed)
 
     def _remember(self, path: str, held: dict[str, Any]) -> None:
         now = {name: value for name, value in held.items() if name not in _OF_EVERY_MODULE}
@@ -128,6 +123,17 @@ class PythonState:
                 old, new = before.get(name, _MISSING), held.get(name, _MISSING)
                 if old is not new:
                     yield path, held, name, old, new
+
+
+def warn_of_frozen_state(model: nn.Module, noticed: Sequence[str]) -> None:
+    """Warn of what a model counts or remembers, see :attr:`PythonState.noticed`."""
+    if noticed:
+        warnings.warn(
+            f"{type(model).__name__} changes {', '.join(noticed)} while it runs; a compiled model has "
+            "no side effects and goes on with the values that it was captured with",
+            FrozenStateWarning,
+            stacklevel=3,
+        )
 
 
 def _join(path: str, name: str) -> str:

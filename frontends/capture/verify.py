@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -50,6 +51,9 @@ class Verifier:
         model: runs on its own weights; a buffer that a run changes is restored.
         call: the call that was captured.
         state: what the model keeps in Python; every run finds it as it was at the start.
+
+    Attributes:
+        seconds: that comparing has taken so far.
     """
 
     def __init__(self, model: nn.Module, call: BoundCall, state: PythonState) -> None:
@@ -59,6 +63,7 @@ class Verifier:
         self._call = call
         self._second = other_values(call.tensors)
         self._eager: dict[_Input, EagerResult | Exception] = {}
+        self.seconds = 0.0
 
     def check(self, run: Run, output: Tree, fixed: frozenset[int] = frozenset()) -> str:
         """Run the program on both inputs; returns the verdict in words.
@@ -71,7 +76,11 @@ class Verifier:
         Raises:
             StrategyFailedError: a result differs.
         """
-        verdicts = [self._check_on(given, run, output) for given in (_Input("first"), _Input("second", fixed))]
+        began = time.perf_counter()
+        try:
+            verdicts = [self._check_on(given, run, output) for given in (_Input("first"), _Input("second", fixed))]
+        finally:
+            self.seconds += time.perf_counter() - began
         return next((verdict for verdict in verdicts if verdict != "bit-equal"), "bit-equal")
 
     def run_eager(self) -> None:

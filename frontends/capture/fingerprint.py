@@ -1,0 +1,331 @@
+"""A digest of all that a model computes with next to its weights: code, attributes, and the globals that code reads.
+
+It is taken of live objects, not of source files, so that a file that was edited after its import, a method that was
+replaced and a cell of a notebook count for what they are. Equal digests in two processes mean equal captures.
+
+* Of a function: its code with constants and line numbers, defaults, what it closes over, and each global that it names;
+  of a module among those the attributes that it names.
+* Of an object: its class and attributes. Weights count by shape, dtype and identity, other tensors by value.
+* Of a class: its members. Of classes of installed packages, and of private attributes of their objects, those alone
+  that code reached so far names: libraries hold much that no call reads, and that differs from process to process.
+* What belongs to Python, to torch or to this project counts by name; their versions are the caller's to add. So is what is read outside
+  of this process; but an environment variable whose name stands in the code counts with its value.
+"""
+
+from __future__ import annotations
+
+import enum
+import functools
+import hashlib
+import os
+import re
+import sys
+import sysconfig
+from collections.abc import Iterable
+from types import CodeType, FunctionType, MappingProxyType, MethodType, ModuleType
+from typing import Any
+
+import numpy as np
+import torch
+from torch import nn
+
+_ATOMS = (type(None), bool, int, float, complex, str, bytes, type(...), type(NotImplemented), range, slice)
+_TORCH_ATOMS = (torch.dtype, torch.device, torch.layout, torch.memory_format)
+_OWN = frozenset({__name__.partition(".")[0], "fastvideo_ir"})
+_FOUNDATION = frozenset({*sys.stdlib_module_names, "torch", "numpy", "triton", *_OWN})
+_INSTALLED = tuple({sysconfig.get_path(name) + os.sep for name in ("purelib", "platlib")})
+_WRAPPERS: dict[type, tuple[str, ...]] = {
+    MethodType: ("__func__", "__self__"),
+    staticmethod: ("__func__",),
+    classmethod: ("__func__",),
+    property: ("fget", "fset"),
+    functools.partial: ("func", "args", "keywords"),
+    functools.cached_property: ("func",),
+    type(functools.lru_cache(len)): ("__wrapped__",),
+}
+"""What stands around the code of others, and where that is."""
+_NO_BEHAVIOUR = frozenset(
+    "__doc__ __dict__ __weakref__ __module__ __annotations__ __annotations_cache__ __annotate__ __annotate_func__ "
+    "__orig_bases__ __parameters__ __abstractmethods__ _abc_impl __static_attributes__ __firstlineno__ "
+    "__match_args__ __dataclass_params__ __type_params__".split()
+)
+_SHOWING = frozenset(
+    "__repr__ __str__ __dir__ __sizeof__ __del__ __reduce__ __reduce_ex__ __getstate__ __setstate__ __getnewargs__ "
+    "__copy__ __deepcopy__".split()
+)
+"""Members that show, copy or end an object."""
+_STATE = frozenset(vars(nn.Module()))
+"""What torch keeps in every module."""
+_ADDRESS = re.compile(r"\bat 0x[0-9a-fA-F]+")
+_MOST_BYTES = 1 << 30
+
+
+class NoFingerprintError(Exception):
+    """Part of a model cannot be told apart from another value of it; the text says what."""
+
+
+def fingerprint(*values: Any) -> str:
+    """Hex digest of any values: models, structures of arguments, passes.
+
+    Raises:
+        NoFingerprintError: a value has no digest, or too large a one.
+    """
+    return _Fingerprint().of(values)
+
+
+class _Fingerprint:
+    def __init__(self) -> None:
+        self._hash = hashlib.sha256()
+        self._seen: dict[int, int] = {}
+        self._alive: list[Any] = []
+        self._names: set[str] = set()
+        self._classes: dict[type, set[str]] = {}
+        self._private: dict[str, list[tuple[str, Any]]] = {}
+
+    def of(self, values: Iterable[Any]) -> str:
+        for value in values:
+            self._add(value, "")
+        self._add_members()
+        variables = sorted(self._names & os.environ.keys())
+        self._emit("environment", *(f"{name}={os.environ[name]}" for name in variables))
+        return self._hash.hexdigest()
+
+    def _emit(self, *parts: object) -> None:
+        for part in parts:
+            data = part if isinstance(part, bytes) else str(part).encode("utf-8", "surrogatepass")
+            self._hash.update(b"%d:" % len(data) + data)
+
+    def _add(self, value: Any, path: str) -> None:
+        if isinstance(value, enum.Enum):
+            self._emit("enum", _name(type(value)), value.name)
+        elif isinstance(value, _ATOMS):
+            self._emit(type(value).__name__, repr(value))
+        elif isinstance(value, (*_TORCH_ATOMS, np.dtype)):
+            self._emit(type(value).__name__, value)
+        elif id(value) in self._seen:
+            self._emit("again", self._seen[id(value)])
+        else:
+            self._seen[id(value)] = len(self._seen)
+            self._alive.append(value)  # an id is unique among what is alive
+            self._add_object(value, path)
+
+    def _add_object(self, value: Any, path: str) -> None:
+        if isinstance(value, torch.Tensor):
+            self._add_tensor(value, path)
+        elif isinstance(value, np.ndarray):
+            self._add_bytes(value.tobytes() if value.dtype != object else value.tolist(), (value.dtype, value.shape))
+        elif isinstance(value, (type, FunctionType, CodeType, ModuleType)):
+            self._add_definition(value, path)
+        elif isinstance(value, (list, tuple)):
+            self._emit(_name(type(value)), len(value))
+            self._add_all(((f"[{number}]", item) for number, item in enumerate(value)), path)
+            self._add_attributes(value, path)
+        elif isinstance(value, (dict, MappingProxyType)):
+            self._emit(_name(type(value)), len(value))
+            for key, item in value.items():
+                if self._is_read(type(value), key, item, path):
+                    self._add(key, path)
+                    self._add(item, f"{path}[{key!r}]")
+            self._add_attributes(value, path)
+        elif isinstance(value, (set, frozenset)):
+            self._emit("set", *sorted(fingerprint(item) for item in value))
+        elif isinstance(value, nn.Module):
+            self._add_module(value, path)
+        else:
+            self._add_instance(value, path)
+
+    def _add_all(self, items: Iterable[tuple[str, Any]], path: str) -> None:
+        for name, item in items:
+            self._emit(name)
+            self._add(item, f"{path}.{name}" if path and name[0] != "[" else path + name)
+
+    def _add_tensor(self, tensor: torch.Tensor, path: str) -> None:
+        self._emit("tensor", _name(type(tensor)), tensor.dtype, tuple(tensor.shape), tensor.layout)
+        if isinstance(tensor, nn.Parameter) or tensor.is_meta:
+            return
+        if tensor.layout is not torch.strided or tensor.nbytes > _MOST_BYTES:
+            raise NoFingerprintError(f"{path} is a tensor that is too large, or not dense")
+        self._emit(tensor.stride())
+        plain = tensor.detach().cpu().resolve_conj().resolve_neg().contiguous()
+        self._hash.update(plain.reshape(-1).view(torch.uint8).numpy().data if plain.numel() else b"")
+
+    def _add_bytes(self, data: Any, what: object) -> None:
+        self._emit("array", what)
+        self._emit(data if isinstance(data, bytes) else fingerprint(data))
+
+    def _add_module(self, module: nn.Module, path: str) -> None:
+        if isinstance(module, torch.jit.ScriptModule):
+            raise NoFingerprintError(f"{path} is a scripted module")
+        self._emit("module")
+        self._add(type(module), path)
+        for name, value in vars(module).items():
+            if not self._is_read(type(module), name, value, path):
+                continue
+            self._emit(name)
+            if name == "_buffers":
+                for key, buffer in value.items():  # weights: programs read them at every call
+                    kind = None if buffer is None else (buffer.dtype, tuple(buffer.shape), buffer.stride())
+                    self._emit(key, kind, self._seen.setdefault(id(buffer), len(self._seen)))
+            elif name == "_modules":
+                self._add_all(value.items(), path)
+            elif "_hooks" in name and isinstance(value, dict):
+                self._add_all((("[hook]", hook) for hook in value.values()), path)  # keys count hooks of the whole process
+            else:
+                self._add(value, f"{path}.{name}".lstrip("."))
+
+    def _add_instance(self, value: Any, path: str) -> None:
+        kind = type(value)
+        self._emit("object", _name(kind))
+        if isinstance(value, torch.jit.ScriptFunction):
+            raise NoFingerprintError(f"{path} is a scripted function")
+        if kind in _WRAPPERS:
+            self._add_all(((name, getattr(value, name)) for name in _WRAPPERS[kind]), path)
+            return
+        if _is_foundation(kind.__module__):
+            text = "" if kind.__repr__ is object.__repr__ else repr(value)
+            self._emit("" if _ADDRESS.search(text) else text)
+            return
+        self._add(kind, path)
+        has_attributes = self._add_attributes(value, path)
+        slots = [name for base in kind.__mro__ for name in _slots(base) if hasattr(value, name)]
+        self._add_all(((name, getattr(value, name)) for name in slots), path)
+        if not has_attributes and not slots and kind.__basicsize__ > object.__basicsize__:
+            text = repr(value)
+            if kind.__repr__ is object.__repr__ or _ADDRESS.search(text):
+                raise NoFingerprintError(f"{path or 'a value'} is a {_name(kind)}, which does not show its value")
+            self._emit(text)
+
+    def _add_attributes(self, value: Any, path: str) -> bool:
+        held = getattr(value, "__dict__", None)
+        if not isinstance(held, dict):
+            return False
+        self._emit("attributes", len(held))
+        self._add_all(((name, item) for name, item in held.items() if self._is_read(type(value), name, item, path)), path)
+        return True
+
+    def _is_read(self, kind: type, name: Any, item: Any, path: str) -> bool:
+        """Whether an attribute or item counts now; one that is private to a library waits until code names it."""
+        if not (isinstance(name, str) and name.startswith("_") and _is_installed(kind)) or name in _STATE:
+            return True
+        self._private.setdefault(name, []).append((f"{path}.{name}", item))
+        return False
+
+    def _add_definition(self, value: type | FunctionType | CodeType | ModuleType, path: str) -> None:
+        if isinstance(value, ModuleType):
+            self._emit("import", value.__name__)
+        elif isinstance(value, CodeType):
+            self._add_code(value, path)
+        elif _is_foundation(value.__module__):
+            self._emit("known", _name(value))
+            if isinstance(value, FunctionType) and value.__module__.partition(".")[0] in _OWN:
+                self._add_closure(value, path)
+        elif isinstance(value, type):
+            self._emit("class", _name(value))
+            for base in value.__mro__:
+                if not _is_foundation(base.__module__):
+                    self._classes.setdefault(base, set())
+            self._add_all((("base", base) for base in value.__mro__[1:]), path)
+            self._add(type(value), path)
+        else:
+            self._add_function(value, path)
+
+    def _add_function(self, function: FunctionType, path: str) -> None:
+        self._emit("function", _name(function))
+        self._add_code(function.__code__, path)
+        self._add_all((("default", value) for value in function.__defaults__ or ()), path)
+        self._add(function.__kwdefaults__, path)
+        self._add_closure(function, path)
+        self._add_attributes(function, path)
+        names = _names(function.__code__)
+        for name in sorted(names & function.__globals__.keys()):
+            value = function.__globals__[name]
+            self._emit("global", name)
+            if isinstance(value, ModuleType):
+                self._add_namespace(value, names, f"{path} ({name})")
+            else:
+                self._add(value, f"{path} ({name})")
+
+    def _add_closure(self, function: FunctionType, path: str) -> None:
+        for name, cell in zip(function.__code__.co_freevars, function.__closure__ or (), strict=True):
+            self._emit(name)
+            try:
+                self._add(cell.cell_contents, f"{path} ({name})")
+            except ValueError:  # the cell of a name that is not bound yet
+                self._emit("unbound")
+
+    def _add_namespace(self, module: ModuleType, names: set[str], path: str) -> None:
+        """What code that names a module can read of it; of modules within it as well."""
+        self._emit("import", module.__name__)
+        for name in sorted(names & vars(module).keys()):
+            value = vars(module)[name]
+            self._emit(name)
+            if not isinstance(value, ModuleType):
+                self._add(value, f"{path}.{name}")
+            elif (module.__name__, value.__name__) not in self._seen_modules:
+                self._seen_modules.add((module.__name__, value.__name__))
+                self._add_namespace(value, names, f"{path}.{name}")
+
+    @functools.cached_property
+    def _seen_modules(self) -> set[tuple[str, str]]:
+        return set()
+
+    def _add_code(self, code: CodeType, path: str) -> None:
+        self._names |= _names(code)
+        shape = (code.co_argcount, code.co_posonlyargcount, code.co_kwonlyargcount, code.co_flags)
+        names = (code.co_names, code.co_varnames, code.co_freevars, code.co_cellvars)
+        self._emit("code", code.co_code, code.co_exceptiontable, shape, names)
+        self._emit(code.co_filename, code.co_firstlineno, code.co_linetable)
+        self._add_all((("constant", constant) for constant in code.co_consts), path)
+
+    def _add_members(self) -> None:
+        """Members of the classes found, until those name no others."""
+        while True:
+            found = [
+                (kind, name)
+                for kind, done in list(self._classes.items())
+                for name in sorted(vars(kind).keys() - done - _NO_BEHAVIOUR)
+                if name in self._names or not _is_installed(kind) or _runs_unnamed(kind, name)
+            ]
+            private = sorted(self._private.keys() & self._names)
+            if not found and not private:
+                return
+            for name in private:
+                for path, value in self._private.pop(name):
+                    self._emit("private", path)
+                    self._add(value, path)
+            for kind, name in found:
+                self._classes[kind].add(name)
+                self._emit("member", _name(kind), name)
+                self._add(vars(kind)[name], f"{kind.__qualname__}.{name}")
+
+
+def _names(code: CodeType) -> set[str]:
+    """All that code names: globals, attributes, and texts that may be names of attributes or of variables."""
+    texts = {constant for constant in code.co_consts if isinstance(constant, str)}
+    inner = [_names(constant) for constant in code.co_consts if isinstance(constant, CodeType)]
+    return set(code.co_names).union(texts, *inner)
+
+
+def _runs_unnamed(kind: type, name: str) -> bool:
+    """Whether Python calls a member by itself while a model runs. Modules exist already: how they are made is over."""
+    is_over = name in ("__init__", "__new__", "__init_subclass__") and issubclass(kind, nn.Module)
+    return name.startswith("__") and name.endswith("__") and name not in _SHOWING and not is_over
+
+
+def _is_foundation(module: str | None) -> bool:
+    return (module or "builtins").partition(".")[0] in _FOUNDATION
+
+
+def _is_installed(kind: type) -> bool:
+    file = getattr(sys.modules.get(kind.__module__), "__file__", None)
+    return file is not None and file.startswith(_INSTALLED)
+
+
+def _name(value: Any) -> str:
+    return f"{value.__module__}.{value.__qualname__}"
+
+
+def _slots(kind: type) -> tuple[str, ...]:
+    slots = vars(kind).get("__slots__", ())
+    names = (slots,) if isinstance(slots, str) else tuple(slots)
+    return tuple(name for name in names if name not in ("__dict__", "__weakref__"))

@@ -31,11 +31,18 @@ def inductor(block: Block, operands: Sequence[Tensor]) -> BlockCode:
 
     Inductor's code is made for the strides that it saw. Operands that are not contiguous are therefore copied, here and
     at every call, so that one code serves all calls of the block.
+
+    Inductor keeps code on disk for later processes, but only of graphs whose shapes stand in a tracing context.
     """
+    from torch._guards import TracingContext, tracing
     from torch._inductor.compile_fx import compile_fx
+    from torch._subclasses import FakeTensorMode
+    from torch.fx.experimental.symbolic_shapes import ShapeEnv
 
     examples = [operand.detach().contiguous() for operand in operands]
-    with torch.no_grad():
+    shapes = FakeTensorMode(shape_env=ShapeEnv())
+    examples = [shapes.from_tensor(example, static_shapes=True) for example in examples]
+    with torch.no_grad(), tracing(TracingContext(shapes)):
         code: Any = compile_fx(_module(block, operands), examples)
 
     def run(values: Sequence[Tensor]) -> Sequence[Tensor]:

@@ -286,7 +286,6 @@ class CompiledModel:
         if kept is None:
             watch.lap("capture", verification=captured.report.verifying_seconds)
             self._plans.keep_capture(captured)
-            watch.lap("cache")
         captured = self._with_own_constants(captured)
         self._state.accept(ignored=captured.report.rewritten)
         timing = Timing()

@@ -45,7 +45,7 @@ class PlanCache:
     """Captures and plans of one model on disk.
 
     Attributes:
-        note: what became of the last capture: read, made anew and kept, or not kept and why.
+        note: what became of the last capture: read, made anew and kept, or not kept and why. Empty without a cache.
     """
 
     def __init__(self, model: nn.Module, settings: Settings) -> None:
@@ -59,14 +59,13 @@ class PlanCache:
         """A capture that holds for this call, or None. Raises what capturing does for a model that is refused."""
         self._key = None
         if self._files is None:
-            self.note = "not kept: the cache is off"
             return None
         module, place = check_model(self._model), device_of(self._model, call.tensors)
         check_ambient(place)
         try:
             self._key = f"capture-{self._capture_key(module, call, place)}"
         except NoFingerprintError as error:
-            self.note = f"not kept: {error}"
+            self.note = f"capture not kept: {error}"
             return None
         for entry in self._files.load(self._key):
             try:
@@ -78,10 +77,10 @@ class PlanCache:
                 self._files.discard(entry.name, str(error))
                 continue
             self._files.used(entry.name)
-            self.note = f"read from {self._files.directory}"
+            self.note = f"capture read from {self._files.directory}"
             warn_of_frozen_state(module, found.report.frozen)
             return found
-        self.note = f"made anew, kept in {self._files.directory}"
+        self.note = f"capture made anew, kept in {self._files.directory}"
         return None
 
     def keep_capture(self, captured: Captured) -> None:
@@ -91,7 +90,7 @@ class PlanCache:
         try:
             data, tensors = to_stored(captured, check_model(self._model))
         except NoTextError as error:
-            self.note = f"not kept: {error}"
+            self.note = f"capture not kept: {error}"
             return
         guards = captured.guards
         variant = "" if guards is None else _digest(*(guards.value(index) for index in range(len(guards.expected))))
@@ -144,7 +143,9 @@ class PlanCache:
         """None where passes decide by running the program, or where the program or a pass has no text."""
         if self._settings.quantization is not None or program.functions or self._settings.dump is not None:
             return None
-        ops = [(op.name, op.traits, op.rule, op.localize, op.flops, op.expansion) for op in ir.ops.registry.ops.values()]
+        ops = [
+            (op.name, op.traits, op.rule, op.localize, op.flops, op.expansion) for op in ir.ops.registry.ops.values()
+        ]
         try:
             made_by = fingerprint(list(passes), list(attention.backends().values()), ops)
             text = ir.print_program(program)

@@ -49,7 +49,7 @@ def _program(program: ProgramReport) -> list[str]:
         *_line("attention", _attention(program)),
         *_line("cache", _cache(program.cache)),
         *_line("capture", [_capture(program)]),
-        *_line("compile time", _first_call(program)),
+        *_line("compile time", _compile_time(program)),
         *_line("stays Python", [f"{e.module}, on rank 0: {e.place}: {e.reason}" for e in program.eager_calls]),
     ]
     for block in program.blocks:
@@ -107,10 +107,9 @@ def _capture(program: ProgramReport) -> str:
     return f"{program.capture}, {program.verified}; compiled in {program.seconds:.1f} s ({plan})"
 
 
-def _first_call(program: ProgramReport) -> list[str]:
-    """What compiling took; what ran no longer than can be shown is left out."""
-    parts = [f"{name} {value:.1f} s" for name, value in program.first_call if value >= 0.05]
-    return [", ".join(parts) or "nothing took long", f"capture {program.kept}"] if program.first_call else []
+def _compile_time(program: ProgramReport) -> list[str]:
+    parts = [f"{name} {value:.1f} s" for name, value in program.first_call]
+    return [text for text in (", ".join(parts), program.kept) if text]
 
 
 def _block(block: BlockReport, step: StepReport) -> list[str]:

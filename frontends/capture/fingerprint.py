@@ -8,8 +8,8 @@ replaced and a cell of a notebook count for what they are. Equal digests in two 
 * Of an object: its class and attributes. Weights count by shape, dtype and identity, other tensors by value.
 * Of a class: its members. Of classes of installed packages, and of private attributes of their objects, those alone
   that code reached so far names: libraries hold much that no call reads, and that differs from process to process.
-* What belongs to Python, to torch or to this project counts by name; their versions are the caller's to add. So is what is read outside
-  of this process; but an environment variable whose name stands in the code counts with its value.
+* What belongs to Python, to torch or to this project counts by name; their versions are the caller's to add.
+* What is read outside of this process does not count, but for environment variables whose names stand in the code.
 """
 
 from __future__ import annotations
@@ -44,15 +44,15 @@ _WRAPPERS: dict[type, tuple[str, ...]] = {
     type(functools.lru_cache(len)): ("__wrapped__",),
 }
 """What stands around the code of others, and where that is."""
-_NO_BEHAVIOUR = frozenset(
-    "__doc__ __dict__ __weakref__ __module__ __annotations__ __annotations_cache__ __annotate__ __annotate_func__ "
-    "__orig_bases__ __parameters__ __abstractmethods__ _abc_impl __static_attributes__ __firstlineno__ "
-    "__match_args__ __dataclass_params__ __type_params__".split()
-)
-_SHOWING = frozenset(
-    "__repr__ __str__ __dir__ __sizeof__ __del__ __reduce__ __reduce_ex__ __getstate__ __setstate__ __getnewargs__ "
-    "__copy__ __deepcopy__".split()
-)
+_NO_BEHAVIOUR = {
+    "__doc__", "__dict__", "__weakref__", "__module__", "__annotations__", "__annotations_cache__",
+    "__annotate__", "__annotate_func__", "__orig_bases__", "__parameters__", "__abstractmethods__", "_abc_impl",
+    "__static_attributes__", "__firstlineno__", "__match_args__", "__dataclass_params__", "__type_params__",
+}  # fmt: skip
+_SHOWING = {
+    "__repr__", "__str__", "__dir__", "__sizeof__", "__del__", "__reduce__", "__reduce_ex__", "__getstate__",
+    "__setstate__", "__getnewargs__", "__copy__", "__deepcopy__",
+}  # fmt: skip
 """Members that show, copy or end an object."""
 _STATE = frozenset(vars(nn.Module()))
 """What torch keeps in every module."""
@@ -169,7 +169,9 @@ class _Fingerprint:
             elif name == "_modules":
                 self._add_all(value.items(), path)
             elif "_hooks" in name and isinstance(value, dict):
-                self._add_all((("[hook]", hook) for hook in value.values()), path)  # keys count hooks of the whole process
+                self._add_all(
+                    (("[hook]", hook) for hook in value.values()), path
+                )  # keys count hooks of the whole process
             else:
                 self._add(value, f"{path}.{name}".lstrip("."))
 
@@ -199,8 +201,10 @@ class _Fingerprint:
         held = getattr(value, "__dict__", None)
         if not isinstance(held, dict):
             return False
-        self._emit("attributes", len(held))
-        self._add_all(((name, item) for name, item in held.items() if self._is_read(type(value), name, item, path)), path)
+        self._emit("attributes")
+        self._add_all(
+            ((name, item) for name, item in held.items() if self._is_read(type(value), name, item, path)), path
+        )
         return True
 
     def _is_read(self, kind: type, name: Any, item: Any, path: str) -> bool:

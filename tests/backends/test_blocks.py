@@ -81,19 +81,27 @@ def test_ranks_run_their_blocks_between_transfers() -> None:
             torch.testing.assert_close(found, expected, rtol=1e-5, atol=1e-5)
 
 
-def test_inductor_makes_one_code_for_equal_layers(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_inductor_makes_one_code_for_equal_layers_and_keeps_it(monkeypatch: pytest.MonkeyPatch) -> None:
+    from torch._dynamo.utils import counters
     from torch._inductor import compile_fx
+    from torch._inductor.utils import fresh_cache
 
     compiled: list[Any] = []
     original = compile_fx.compile_fx
     monkeypatch.setattr(compile_fx, "compile_fx", lambda *args: compiled.append(args) or original(*args))
     monkeypatch.setenv("FASTVIDEO_CODEGEN", "inductor")
     model, x = Stack(6).eval(), torch.randn(1, 24, 8)
-    with torch.no_grad(), fastvideo.compile(model, device="cpu") as fast:
-        expected = model(x)
-        torch.testing.assert_close(fast(x), expected, rtol=1e-4, atol=1e-5)
-        torch.testing.assert_close(fast(2 * x), model(2 * x), rtol=1e-4, atol=1e-5)
-    assert 1 <= len(compiled) <= 3
+    counters.clear()
+    with torch.no_grad(), fresh_cache():
+        with fastvideo.compile(model, device="cpu") as fast:
+            torch.testing.assert_close(fast(x), model(x), rtol=1e-4, atol=1e-5)
+            torch.testing.assert_close(fast(2 * x), model(2 * x), rtol=1e-4, atol=1e-5)
+        blocks = len(compiled)
+        with fastvideo.compile(model, device="cpu") as again:  # with the files of the first alone, as a new process has
+            torch.testing.assert_close(again(x), model(x), rtol=1e-4, atol=1e-5)
+    assert 1 <= blocks <= 3
+    assert counters["inductor"]["fxgraph_cache_hit"] == counters["inductor"]["fxgraph_cache_miss"] == blocks
+    assert counters["aot_autograd"]["autograd_cache_hit"] == blocks
 
 
 def test_unknown_generator_is_an_error_before_anything_runs(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -119,7 +119,7 @@ def _write(path: Path, data: Mapping[str, Any], tensors: Mapping[str, Tensor]) -
 
 
 def _read(path: Path) -> Entry:
-    with safetensors.safe_open(path, "pt") as file:  # type: ignore[no-untyped-call]
+    with safetensors.safe_open(path, "pt") as file:
         head = file.metadata() or {}
         flat = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118  (it is no dict)
     if _digest(head["entry"], flat) != head["sha256"]:

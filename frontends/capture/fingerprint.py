@@ -58,6 +58,7 @@ _STATE = frozenset(vars(nn.Module()))
 """What torch keeps in every module."""
 _ADDRESS = re.compile(r"\bat 0x[0-9a-fA-F]+")
 _MOST_BYTES = 1 << 30
+_MOST_OBJECTS = 300_000
 
 
 class NoFingerprintError(Exception):
@@ -68,9 +69,14 @@ def fingerprint(*values: Any) -> str:
     """Hex digest of any values: models, structures of arguments, passes.
 
     Raises:
-        NoFingerprintError: a value has no digest, or too large a one.
+        NoFingerprintError: a value has no digest, or what it reaches is too much, or cannot be looked at.
     """
-    return _Fingerprint().of(values)
+    try:
+        return _Fingerprint().of(values)
+    except NoFingerprintError:
+        raise
+    except Exception as error:  # objects of others may raise anything when they are looked at
+        raise NoFingerprintError(f"looking at what it reaches raised {type(error).__name__}: {error}") from error
 
 
 class _Fingerprint:
@@ -80,12 +86,13 @@ class _Fingerprint:
         self._alive: list[Any] = []
         self._names: set[str] = set()
         self._classes: dict[type, set[str]] = {}
+        self._functions: list[tuple[FunctionType, str]] = []
         self._private: dict[str, list[tuple[str, Any]]] = {}
 
     def of(self, values: Iterable[Any]) -> str:
         for value in values:
             self._add(value, "")
-        self._add_members()
+        self._add_code_reached()
         variables = sorted(self._names & os.environ.keys())
         self._emit("environment", *(f"{name}={os.environ[name]}" for name in variables))
         return self._hash.hexdigest()
@@ -105,11 +112,15 @@ class _Fingerprint:
         elif id(value) in self._seen:
             self._emit("again", self._seen[id(value)])
         else:
+            if len(self._seen) > _MOST_OBJECTS:
+                raise NoFingerprintError(f"its code reaches more than {_MOST_OBJECTS} objects, by way of {path}")
             self._seen[id(value)] = len(self._seen)
             self._alive.append(value)  # an id is unique among what is alive
             self._add_object(value, path)
 
     def _add_object(self, value: Any, path: str) -> None:
+        if isinstance(value, (torch.Tensor, list, tuple, dict)) and not _is_foundation(type(value).__module__):
+            self._add(type(value), path)
         if isinstance(value, torch.Tensor):
             self._add_tensor(value, path)
         elif isinstance(value, np.ndarray):
@@ -184,16 +195,15 @@ class _Fingerprint:
             self._add_all(((name, getattr(value, name)) for name in _WRAPPERS[kind]), path)
             return
         if _is_foundation(kind.__module__):
-            text = "" if kind.__repr__ is object.__repr__ else repr(value)
-            self._emit("" if _ADDRESS.search(text) else text)
+            self._emit(_shown(value) or "")
             return
         self._add(kind, path)
         has_attributes = self._add_attributes(value, path)
         slots = [name for base in kind.__mro__ for name in _slots(base) if hasattr(value, name)]
         self._add_all(((name, getattr(value, name)) for name in slots), path)
         if not has_attributes and not slots and kind.__basicsize__ > object.__basicsize__:
-            text = repr(value)
-            if kind.__repr__ is object.__repr__ or _ADDRESS.search(text):
+            text = _shown(value)
+            if text is None:
                 raise NoFingerprintError(f"{path or 'a value'} is a {_name(kind)}, which does not show its value")
             self._emit(text)
 
@@ -231,7 +241,8 @@ class _Fingerprint:
             self._add_all((("base", base) for base in value.__mro__[1:]), path)
             self._add(type(value), path)
         else:
-            self._add_function(value, path)
+            self._emit("function", _name(value), len(self._functions))
+            self._functions.append((value, path))  # one after the other: calls can be nested deeper than Python's stack
 
     def _add_function(self, function: FunctionType, path: str) -> None:
         self._emit("function", _name(function))
@@ -281,14 +292,18 @@ class _Fingerprint:
         self._emit(code.co_filename, code.co_firstlineno, code.co_linetable)
         self._add_all((("constant", constant) for constant in code.co_consts), path)
 
-    def _add_members(self) -> None:
-        """Members of the classes found, until those name no others."""
+    def _add_code_reached(self) -> None:
+        """Functions, members of classes and private attributes, until they lead to no others."""
+        done_functions = 0
         while True:
+            while done_functions < len(self._functions):
+                self._add_function(*self._functions[done_functions])
+                done_functions += 1
             found = [
                 (kind, name)
                 for kind, done in list(self._classes.items())
                 for name in sorted(vars(kind).keys() - done - _NO_BEHAVIOUR)
-                if name in self._names or not _is_installed(kind) or _runs_unnamed(kind, name)
+                if not _is_installed(kind) or (_runs_unnamed(kind, name) if _is_special(name) else name in self._names)
             ]
             private = sorted(self._private.keys() & self._names)
             if not found and not private:
@@ -310,10 +325,14 @@ def _names(code: CodeType) -> set[str]:
     return set(code.co_names).union(texts, *inner)
 
 
+def _is_special(name: str) -> bool:
+    return name.startswith("__") and name.endswith("__")
+
+
 def _runs_unnamed(kind: type, name: str) -> bool:
-    """Whether Python calls a member by itself while a model runs. Modules exist already: how they are made is over."""
+    """Whether a special method runs while a model does. Modules exist already: how they are made is over."""
     is_over = name in ("__init__", "__new__", "__init_subclass__") and issubclass(kind, nn.Module)
-    return name.startswith("__") and name.endswith("__") and name not in _SHOWING and not is_over
+    return name not in _SHOWING and not is_over
 
 
 def _is_foundation(module: str | None) -> bool:
@@ -323,6 +342,13 @@ def _is_foundation(module: str | None) -> bool:
 def _is_installed(kind: type) -> bool:
     file = getattr(sys.modules.get(kind.__module__), "__file__", None)
     return file is not None and file.startswith(_INSTALLED)
+
+
+def _shown(value: Any) -> str | None:
+    """What an object shows of its value; None where that is its address alone."""
+    show: Any = type(value).__repr__
+    text = "" if show is object.__repr__ else repr(value)
+    return None if not text or _ADDRESS.search(text) else text
 
 
 def _name(value: Any) -> str:

@@ -17,23 +17,17 @@ DITS = {case for name, cases in GROUPS.items() for case in cases if name not in 
 UNEVEN = 1.15
 """How far the largest of uneven pieces may exceed an even one; heads that are cut less evenly are no alternative."""
 
-_NO_HALO = "axis 'sp'"
-REFUSED: dict[str, dict[str, str]] = {
-    "UNet2D": {"*sp=*": _NO_HALO},
-    "WanDecoder": {"*sp=*": _NO_HALO},
-    "LTXDecoder": {"*sp=*": _NO_HALO},
-    "CogVideoXDecoder": {"*sp=*": _NO_HALO},
-    "HunyuanVideoDecoder": {"*sp=*": _NO_HALO},
-}
-"""Class to a pattern of settings that are refused, to how the error begins. Convolutions over space are not divided
-among the ranks of ``sp``, which would have to exchange the rows at their edges."""
+REFUSED: dict[str, dict[str, str]] = {}
+"""Class to a pattern of settings that are refused, to how the error begins. At present nothing is refused."""
 
 _ONE_HEAD = "attention of one head, which tp cannot cut"
+_AMONG_CONVOLUTIONS = "one small attention among convolutions: to divide it, their rows would have to be exchanged"
 _GROUPED = "attention whose keys have four heads: fewer than two for a rank"
-_UNEVEN_HEADS = "attention whose ten heads four ranks cannot cut within 15 % of an even share"
 EXCEPTIONS: dict[tuple[str, str, str], str] = {
     ("HunyuanVideoDecoder", "tp=*", ATTENTION): _ONE_HEAD,
     ("WanDecoder", "tp=*", ATTENTION): _ONE_HEAD,
+    ("HunyuanVideoDecoder", "sp=*", ATTENTION): _AMONG_CONVOLUTIONS,
+    ("WanDecoder", "sp=3", ATTENTION): _AMONG_CONVOLUTIONS,
     ("Lumina2", "sp=3", GATHER): _GROUPED,
     ("NucleusMoE", "sp=3", GATHER): _GROUPED,
     ("NucleusMoE", "sp=4", GATHER): _GROUPED,
@@ -42,9 +36,6 @@ EXCEPTIONS: dict[tuple[str, str, str], str] = {
     ("HiDream", "sp=3", GATHER): "fv.eager_call: experts that stay Python read whole tokens",
     ("Flux3", "sp=3", GATHER): "attention over ten words: one gather of keys and values instead of two exchanges",
     ("Proteina", "sp=3", GATHER): "products over pairs of tokens, one side of which must be whole",
-    ("Sana", "sp=3", GATHER): "convolution over rows and columns, between attentions that are linear",
-    ("einops", "tp=4, 10 heads", WORK): _UNEVEN_HEADS,
-    ("einops", "tp=4, 10 heads", ATTENTION): _UNEVEN_HEADS,
 }
 """Class, pattern of settings and bound to the op that forces it. An error is never among them."""
 

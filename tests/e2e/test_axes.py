@@ -6,9 +6,9 @@ from dataclasses import dataclass
 
 import pytest
 
-import fastvideo
 from fastvideo import Parallel
 
+from ..captures import captures_of
 from ..models import CASES, ModelCase
 from .measuring import Row, check, count_work, eager_outputs, measure
 
@@ -27,9 +27,10 @@ class Run:
 
 
 def run(dit: ModelCase, parallel: Parallel, batch: int = 1) -> Run:
-    model, inputs = dit.build(), dit.inputs(1, batch=batch)
+    shared, inputs = captures_of(dit), dit.inputs(1, batch=batch)
+    model = shared.model
     expected, eager = eager_outputs(model, inputs), count_work(lambda: model(**inputs))
-    with fastvideo.compile(model, parallel=parallel, executor="simulated", device="cpu", verify=False) as compiled:
+    with shared.compiled(parallel=parallel, executor="simulated") as compiled:
         compiled(**dit.inputs(0, batch=batch))
         work = count_work(lambda: compiled(**inputs))
         row = measure(compiled(**inputs), expected, work, eager, parallel.num_ranks)

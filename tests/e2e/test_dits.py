@@ -7,13 +7,14 @@ from functools import lru_cache
 
 import pytest
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 import fastvideo
 import fastvideo_ir as ir
 from fastvideo.passes.pipelines import Target, default_pipeline
 from fastvideo.passes.plan_sharding import PlanSharding
 
+from ..captures import Captures, captures_of
 from ..models import CASES, ODD_CASES, ModelCase, case
 from .measuring import Work, check, count_work, eager_outputs, errors_of, measure
 
@@ -25,17 +26,16 @@ by_name = pytest.mark.parametrize("dit", CASES, ids=lambda dit: dit.name)
 
 
 @lru_cache(maxsize=4)
-def eager(dit: ModelCase, dtype: torch.dtype = torch.float32) -> tuple[nn.Module, list[Tensor], Work]:
+def eager(dit: ModelCase, dtype: torch.dtype = torch.float32) -> tuple[Captures, list[Tensor], Work]:
     """The model, what it returns for inputs that it is not compiled with, and the work that this takes."""
-    model, inputs = dit.build(dtype), dit.inputs(1, dtype)
-    return model, eager_outputs(model, inputs), count_work(lambda: model(**inputs))
+    shared, inputs = captures_of(dit, dtype), dit.inputs(1, dtype)
+    return shared, eager_outputs(shared.model, inputs), count_work(lambda: shared.model(**inputs))
 
 
 def run_row(dit: ModelCase, ranks: int, dtype: torch.dtype = torch.float32) -> None:
     """Compile on first inputs, then check second ones."""
-    model, expected, eager_work = eager(dit, dtype)
-    parallel = fastvideo.Parallel(sp=ranks)
-    with fastvideo.compile(model, parallel=parallel, executor="simulated", device="cpu", verify=False) as compiled:
+    shared, expected, eager_work = eager(dit, dtype)
+    with shared.compiled(parallel=fastvideo.Parallel(sp=ranks), executor="simulated") as compiled:
         compiled(**dit.inputs(0, dtype))
         inputs = dit.inputs(1, dtype)
         work = count_work(lambda: compiled(**inputs))
@@ -78,10 +78,9 @@ class Replicate(ir.Pass):
 
 def test_compiler_that_replicates_everything_fails_the_check_on_flops() -> None:
     dit = case("wan")
-    model, expected, eager_work = eager(dit)
+    shared, expected, eager_work = eager(dit)
     passes = [Replicate() if isinstance(step, PlanSharding) else step for step in default_pipeline(Target(ranks=2))]
-    parallel = fastvideo.Parallel(sp=2)
-    with fastvideo.compile(model, parallel=parallel, executor="simulated", device="cpu", passes=passes) as compiled:
+    with shared.compiled(parallel=fastvideo.Parallel(sp=2), executor="simulated", passes=passes) as compiled:
         inputs = dit.inputs(1)
         work = count_work(lambda: compiled(**inputs))
         row = measure(compiled(**inputs), expected, work, eager_work, 2)
@@ -105,11 +104,11 @@ def test_check_refuses_wrong_numbers_uneven_attention_and_uncounted_attention() 
             check(broken, SINGLE)
 
 
-@pytest.mark.parametrize("ranks", [2, 3])
 @by_name
-def test_model_on_real_processes_agrees_with_eager(dit: ModelCase, ranks: int) -> None:
-    model, expected, _ = eager(dit)
-    with fastvideo.compile(model, ranks, executor="mp", device="cpu", verify=False) as compiled:
+def test_model_on_real_processes_agrees_with_eager(dit: ModelCase) -> None:
+    """On three, which divide neither heads nor tokens."""
+    shared, expected, _ = eager(dit)
+    with shared.compiled(3, executor="mp") as compiled:
         compiled(**dit.inputs(0))
         outputs = compiled(**dit.inputs(1))
     assert max(errors_of(outputs, expected)) <= SINGLE

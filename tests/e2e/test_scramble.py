@@ -10,9 +10,9 @@ import pytest
 import torch
 
 import fastvideo_ir as ir
-from fastvideo.frontends.capture import capture
 from fastvideo.passes.pipelines import Target, default_pipeline
 
+from ..captures import program_of
 from ..models import CASES, ModelCase, case
 from .scrambling import nameless, scrambled
 
@@ -26,13 +26,9 @@ def planned(program: ir.Program) -> ir.Program:
     return result
 
 
-def captured(dit: ModelCase) -> ir.Program:
-    return capture(dit.build(), (), dit.inputs(0), verify=False).program
-
-
 @pytest.mark.parametrize("dit", CASES, ids=lambda dit: dit.name)
 def test_names_decide_nothing(dit: ModelCase) -> None:
-    program = captured(dit)
+    program = program_of(dit)
     renamed = scrambled(program, seed=dit.heads)
     ir.verify(renamed)
     assert nameless(renamed) == nameless(program)
@@ -53,7 +49,7 @@ class PeeksAtNames(ir.Pass):
 
 
 def test_scramble_notices_a_pass_that_peeks_at_names() -> None:
-    program = captured(case("wan"))
+    program = program_of(case("wan"))
     plain, renamed = program.copy(), scrambled(program, seed=1)
     for one in (plain, renamed):
         ir.run_passes(one, [PeeksAtNames()])
@@ -61,7 +57,7 @@ def test_scramble_notices_a_pass_that_peeks_at_names() -> None:
 
 
 def test_scrambling_leaves_no_name_as_it_was() -> None:
-    program = captured(case("wan"))
+    program = program_of(case("wan"))
     renamed = scrambled(program, seed=1)
     assert not {node.name for node in program.nodes} & {node.name for node in renamed.nodes} - {"output"}
     assert not {param.source for param in program.params.values()} & {p.source for p in renamed.params.values()}

@@ -12,22 +12,23 @@ import torch
 
 import fastvideo
 
+from ..captures import captures_of
 from ..models import ModelCase
 from .conftest import EXAMPLES
 
 IN_PROCESS: dict[str, dict[str, Any]] = {
     "one-rank": {},
-    "simulated": {"executor": "simulated", "parallel": fastvideo.Parallel(sp=3), "verify": False},
+    "simulated": {"executor": "simulated", "parallel": fastvideo.Parallel(sp=3)},
 }
-"""Arguments of ``compile`` for the ways to run that start no processes; one of them is enough to check the capture."""
+"""Arguments of ``compile`` for the ways to run that start no processes."""
 
 
 def check_against_eager(case: ModelCase, **arguments: Any) -> str:
     """Compile the model, compare one call with eager, and return what ``explain`` says."""
-    model, inputs = case.build(), case.inputs(seed=0)
+    shared, inputs = captures_of(case), case.inputs(seed=0)
     with torch.no_grad():
-        (expected,) = model(**inputs)
-    with fastvideo.compile(model, device="cpu", **arguments) as compiled:
+        (expected,) = shared.model(**inputs)
+    with shared.compiled(**arguments) as compiled:
         (found,) = compiled(**inputs)
         explained = compiled.explain()
     assert torch.isfinite(found).all()

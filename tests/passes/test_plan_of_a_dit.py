@@ -5,9 +5,9 @@ from __future__ import annotations
 import pytest
 
 import fastvideo_ir as ir
-from fastvideo.frontends.capture import capture
 from fastvideo.passes.pipelines import Target, default_pipeline
 
+from ..captures import program_of
 from ..ir.filecheck import FileCheckError, filecheck
 from ..models import case
 from .running import collectives, run_passes
@@ -42,8 +42,7 @@ CHECKS = (SELF_ATTENTION + CROSS_ATTENTION_AND_MLP) * LAYERS + END
 
 @pytest.fixture(scope="module")
 def captured() -> ir.Program:
-    dit = case("wan")
-    return capture(dit.build(), (), dit.inputs(0), verify=False).program
+    return program_of(case("wan"))
 
 
 def on_ranks(program: ir.Program, ranks: int, passes: list[ir.Pass]) -> ir.Program:
@@ -67,7 +66,6 @@ def test_plan_without_packing_does_not_pass_for_it(captured: ir.Program) -> None
 @pytest.mark.parametrize("ranks", [2, 4])
 @pytest.mark.parametrize("dit", ["hunyuan", "ltx", "flux"])
 def test_joint_and_cross_attention_need_no_more_exchanges_either(dit: str, ranks: int) -> None:
-    program = capture(case(dit).build(), (), case(dit).inputs(0), verify=False).program
-    after = on_ranks(program, ranks, default_pipeline(Target(ranks)))
+    after = on_ranks(program_of(case(dit)), ranks, default_pipeline(Target(ranks)))
     blocks = 3 if dit == "ltx" else 4
     assert collectives(after) == ["all_to_all"] * 2 * blocks + ["all_gather"]

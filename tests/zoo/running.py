@@ -3,24 +3,20 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Iterator
-from contextlib import contextmanager
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from functools import lru_cache
 from typing import Any
-from unittest import mock
 
 import torch
 from torch import Tensor, nn
 from torch.utils import _pytree as pytree
 
-import fastvideo.compiler
 import fastvideo_ir as ir
-from fastvideo import Parallel
-from fastvideo.frontends.capture import Captured, capture
+from fastvideo.frontends.capture import Captured
 from fastvideo.passes.pipelines import Target, default_pipeline
 from fastvideo_ir.graph import result_types
 
+from ..captures import Captures
 from ..e2e.measuring import Work, attention_share, count_work, errors_of
 from ..e2e.scrambling import nameless, scrambled
 from ..models import Inputs
@@ -71,29 +67,7 @@ class Subject:
     inputs: dict[int, Inputs]
     expected: dict[int, list[Tensor]]
     eager: Work
-    captures: list[Captured]
-
-    def capture(self, model: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any], *, verify: bool) -> Captured:
-        """As the real one, but for what is captured already."""
-        assert model is self.model
-        for known in self.captures:
-            if known.guards is None or known.guards.changed(known.params, known.call.flatten(args, kwargs)) is None:
-                break
-        else:
-            known = capture(model, args, kwargs, verify=verify)
-            self.captures.append(known)
-        guards = replace(known.guards, program=known.guards.program.copy()) if known.guards else None
-        return replace(known, program=known.program.copy(), guards=guards)
-
-    @contextmanager
-    def compiled(self, parallel: Parallel) -> Iterator[fastvideo.compiler.CompiledModel]:
-        with (
-            mock.patch.object(fastvideo.compiler, "capture", self.capture),
-            fastvideo.compile(
-                self.model, parallel=parallel, executor="simulated", device="cpu", verify=False
-            ) as compiled,
-        ):
-            yield compiled
+    captures: Captures
 
 
 @lru_cache(maxsize=1)
@@ -104,13 +78,14 @@ def subject(case: ZooCase, heads: int = HEADS, batch: int = 1) -> Subject:
     inputs = {seed: at.inputs(seed, case.dtype, batch) for seed in SEEDS}
     with torch.no_grad():
         expected = {seed: tensors_of(model(**values)) for seed, values in inputs.items()}
-    captured = capture(model, (), inputs[SEEDS[0]], verify=False)
+    captures = Captures(model)
+    captured = captures.capture(model, (), inputs[SEEDS[0]])
     eager = Work() if case.flex else count_work(lambda: model(**inputs[SEEDS[0]]))
     if case.flex:
         eager.total = work_on_one_rank(captured, inputs[SEEDS[0]]).total
     elif not eager.attention[None]:  # written out as matmuls: what the program knows as attention
         eager.attention = work_on_one_rank(captured, inputs[SEEDS[0]]).attention
-    return Subject(model, inputs, expected, eager, [captured])
+    return Subject(model, inputs, expected, eager, captures)
 
 
 def work_on_one_rank(captured: Captured, inputs: Inputs) -> Work:
@@ -124,10 +99,10 @@ def run_on(found: Subject, setting: Setting) -> ZooRow:
     """Plan for the mesh and run on every seed; the first one is counted, and runs last."""
     errors: list[float] = []
     first, *others = SEEDS
-    with found.compiled(setting.parallel) as compiled:
+    with found.captures.compiled(parallel=setting.parallel, executor="simulated") as compiled:
         for seed in others:
             errors += errors_of(tensors_of(compiled(**found.inputs[seed])), found.expected[seed])
-        if len(found.captures) > 1:
+        if len(found.captures.known) > 1:
             compiled(**found.inputs[first])  # plans, which is not to be counted
         outputs: list[Tensor] = []
         work = count_work(lambda: outputs.extend(tensors_of(compiled(**found.inputs[first]))))
@@ -146,9 +121,9 @@ def run_on(found: Subject, setting: Setting) -> ZooRow:
 
 def names_decide_nothing(found: Subject, row: ZooRow) -> bool:
     """Whether the program is planned in the same way when everything in it bears another name."""
-    captured, mesh = found.captures[0].program, row.program.mesh
+    captured, mesh = found.captures.known[0].program, row.program.mesh
     programs = [scrambled(captured, seed=len(found.inputs))]
-    if len(found.captures) > 1:  # the row's program may be another one
+    if len(found.captures.known) > 1:  # the row's program may be another one
         programs.append(captured.copy())
     for program in programs:
         program.mesh = mesh

@@ -22,6 +22,8 @@ from .choose_mesh import ChooseMesh
 from .expand_statistics import ExpandStatistics
 from .fold_padding import FoldPadding
 from .fuse_linear_gelu import FuseLinearGelu
+from .fuse_modulated_norm import FuseModulatedNorm
+from .fuse_norm_rotary import FuseNormRotary
 from .insert_reshards import InsertReshards
 from .lower_reshards import LowerReshards
 from .mark_skippable import MarkSkippable
@@ -81,6 +83,8 @@ def default_pipeline(target: Target) -> list[ir.Pass]:
         ExpandStatistics(),
         LowerReshards(),
         PackCollectives(),
+        FuseNormRotary(device=target.device),
+        FuseModulatedNorm(device=target.device),
         *_memory_savers(target),
         *([MarkSkippable()] if target.cache is not None else []),
     ]

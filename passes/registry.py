@@ -13,6 +13,8 @@ from .choose_mesh import ChooseMesh
 from .expand_statistics import ExpandStatistics
 from .fold_padding import FoldPadding
 from .fuse_linear_gelu import FuseLinearGelu
+from .fuse_modulated_norm import FuseModulatedNorm
+from .fuse_norm_rotary import FuseNormRotary
 from .insert_reshards import InsertReshards
 from .lower_reshards import LowerReshards
 from .mark_skippable import MarkSkippable
@@ -46,6 +48,8 @@ BUILT_IN: tuple[type[ir.Pass], ...] = (
     ExpandStatistics,
     LowerReshards,
     PackCollectives,
+    FuseNormRotary,
+    FuseModulatedNorm,
     ShardParams,
     MarkSkippable,
 )

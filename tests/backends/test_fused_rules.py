@@ -16,7 +16,26 @@ def _scaled(d: Draw, bias: bool) -> Call:
     return call(*operands, torch.float64)
 
 
+def _modulated(d: Draw, added: bool) -> Call:
+    modulation = [d.real("b1c"), d.real("11c")]
+    first = (d.real("bsc"), d.real("bsc"), d.real("b1c")) if added else (d.real("bsc"),)
+    dtypes = (torch.float64,) * (2 if added else 1)
+    return call(*first, d.real("c"), None, *modulation, 1e-6, not added, *dtypes)
+
+
+def _rotary(d: Draw, joint: bool) -> Call:
+    pairs = d.size("p")
+    rows = d.size("h") if joint else 1
+    tables = d.real("1s1", pairs), d.real("s1", 2 * pairs)
+    norm = d.real(rows * 2 * pairs), None if joint else d.real(2 * pairs), "rms" if joint else "layer"
+    return call(d.real("bsh", 2 * pairs), *tables, *norm, joint, 1e-6, joint, torch.float64)
+
+
 CASES = [
+    case("fv.modulated_norm", lambda d: _modulated(d, False), "01"),
+    case("fv.add_norm", lambda d: _modulated(d, True), "01"),
+    case("fv.norm_rotary", lambda d: _rotary(d, True), "01"),
+    case("fv.norm_rotary", lambda d: _rotary(d, False), "012"),
     case("fv.quantize_tokens", lambda d: call(d.real("bsi"), torch.int8), "01"),
     case("fv.quantize_tokens", lambda d: call(d.real("si"), torch.int8, True), "0"),
     case("fv.scaled_linear", lambda d: _scaled(d, True), "012", sums=[(0, 2), (2, 1)]),

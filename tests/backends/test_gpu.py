@@ -33,6 +33,37 @@ def test_linear_gelu_is_as_exact_as_the_two_ops(shape: tuple[int, int, int, int]
     assert relative(fused.linear_gelu_op(x, weight, bias), exact) <= 1.1 * relative(apart, exact)
 
 
+@pytest.mark.parametrize("shape", [(2, 130, 1536), (1, 7, 5120)])
+def test_fused_norms_are_as_exact_as_their_ops(shape: tuple[int, int, int]) -> None:
+    x, y = (torch.randn(shape, device="cuda").bfloat16() for _ in "xy")
+    scale, shift = torch.randn(2, 1, 1, shape[-1], device="cuda")
+    total, out = fused.add_norm_op(x, y, scale, None, None, scale, shift, 1e-6, False, torch.bfloat16, torch.bfloat16)
+    norm = nn.functional.layer_norm
+
+    def apart(wide: Tensor) -> Tensor:
+        return norm(wide, shape[-1:], eps=1e-6) * scale.to(wide.dtype) + shift.to(wide.dtype)
+
+    exact_total = x.double() + y.double() * scale.double()
+    eager_total = (x.float() + y * scale).bfloat16()
+    assert relative(total, exact_total) <= 1.1 * relative(eager_total, exact_total)
+    exact, eager = apart(exact_total), apart(eager_total.float()).bfloat16()
+    assert relative(out, exact) <= 1.1 * relative(eager, exact)
+
+
+@pytest.mark.parametrize("interleaved", [True, False])
+@pytest.mark.parametrize(("heads", "head_dim", "joint"), [(12, 128, True), (24, 128, False), (5, 72, True)])
+def test_fused_rotation_is_as_exact_as_rounding_allows(
+    interleaved: bool, heads: int, head_dim: int, joint: bool
+) -> None:
+    x = torch.randn(1, 77, heads, head_dim, device="cuda").bfloat16()
+    cos, sin = torch.randn(2, 77, 1, head_dim // 2, device="cuda")
+    weight = torch.randn(heads * head_dim if joint else head_dim, device="cuda").bfloat16()
+    rest = "rms", joint, 1e-6, interleaved
+    exact = fused.norm_rotary_op(x.double(), cos.double(), sin.double(), weight.double(), None, *rest, torch.float64)
+    found = fused.norm_rotary_op(x, cos, sin, weight, None, *rest, torch.bfloat16)
+    assert relative(found, exact) <= 1.1 * relative(exact.bfloat16(), exact)
+
+
 @pytest.mark.parametrize("name", ["TORCH_SDPA", "FLASH_ATTN"])
 @pytest.mark.parametrize(("heads", "kv_heads", "head_dim"), [(4, 4, 128), (6, 2, 64)])
 def test_backend_equals_softmax_attention(name: str, heads: int, kv_heads: int, head_dim: int) -> None:

@@ -66,23 +66,16 @@ class _Sum:
 
 
 class FuseModulatedNorm(ir.Pass):
-    """Rows of more than 1024 channels, which Inductor's code reads twice; on CUDA alone.
+    """Part of the default pipeline on GPUs. Rows of more than 1024 channels, which Inductor's code reads twice.
 
     A result that only pointwise ops read is left to the code generator, which computes it where they read it.
-
-    Attributes:
-        device: type of the device that the program will run on.
     """
 
     name = "fuse-modulated-norm"
     needs = ir.Stage.COMMUNICATING
     joins = ir.Stage.COMMUNICATING
 
-    device: str = "cpu"
-
     def run(self, program: ir.Program) -> None:
-        if self.device != "cuda":
-            return
         rewriter = ir.Rewriter(program, self.name)
         position = {node: number for number, node in enumerate(program.nodes)}
         for node in list(program.nodes):

@@ -43,21 +43,13 @@ class _Normalized:
 
 
 class FuseNormRotary(ir.Pass):
-    """On CUDA alone. Without a norm it fuses only what a kernel of its own reads, and what stands in memory anyway.
-
-    Attributes:
-        device: type of the device that the program will run on.
-    """
+    """On CUDA alone. Without a norm it fuses only what a kernel of its own reads, and what stands in memory anyway."""
 
     name = "fuse-norm-rotary"
     needs = ir.Stage.COMMUNICATING
     joins = ir.Stage.COMMUNICATING
 
-    device: str = "cpu"
-
     def run(self, program: ir.Program) -> None:
-        if self.device != "cuda":
-            return
         rewriter = ir.Rewriter(program, self.name)
         packed: dict[Hashable, fx.Node] = {}
         for node in list(program.nodes):

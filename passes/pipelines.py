@@ -83,8 +83,7 @@ def default_pipeline(target: Target) -> list[ir.Pass]:
         ExpandStatistics(),
         LowerReshards(),
         PackCollectives(),
-        FuseNormRotary(device=target.device),
-        FuseModulatedNorm(device=target.device),
+        *_norm_kernels(target),
         *_memory_savers(target),
         *([MarkSkippable()] if target.cache is not None else []),
     ]
@@ -99,6 +98,11 @@ def _attention(target: Target) -> list[ir.Pass]:
             SelectAttentionBackend(device=target.device),
         ]
     return [SelectAttentionBackend(backend=target.attention_backend, device=target.device)]
+
+
+def _norm_kernels(target: Target) -> list[ir.Pass]:
+    """On GPUs alone: elsewhere these ops have no kernels, and are no faster than those that they stand for."""
+    return [FuseNormRotary(), FuseModulatedNorm()] if target.device == "cuda" else []
 
 
 def _memory_savers(target: Target) -> list[ir.Pass]:

@@ -76,9 +76,10 @@ def _rotate(
     ROWS: tl.constexpr,
     PAIRS: tl.constexpr,
 ):
-    number = tl.program_id(0).to(tl.int64)
+    blocks = tl.cdiv(rows_in_all, ROWS)
+    number = tl.program_id(0).to(tl.int64) // blocks
     at, between = number // middle, number % middle
-    rows = tl.program_id(1) * ROWS + tl.arange(0, ROWS)
+    rows = tl.program_id(0) % blocks * ROWS + tl.arange(0, ROWS).to(tl.int64)
     inside = rows < rows_in_all
     x += at * x_outer + between * x_middle
     first, second = _load_pairs(x, rows, inside, x_row, half, INTERLEAVED, PAIRS)
@@ -134,7 +135,7 @@ def rotate_rows(
     pairs = triton.next_power_of_2(half)
     tile = triton.next_power_of_2(rows) if joint else _tile(rows, 2 * pairs)
     tables = [(t if t.stride(-1) == 1 else t.contiguous()).expand(*x.shape[:-1], t.shape[-1]) for t in (cos, sin)]
-    _rotate[(outer * middle, triton.cdiv(rows, tile))](
+    _rotate[(outer * middle * triton.cdiv(rows, tile),)](
         x,
         *tables,
         weight,

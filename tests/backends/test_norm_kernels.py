@@ -83,3 +83,11 @@ def test_norm_and_rotation(interleaved: bool, norm: str, joint: bool, cos_full: 
         rotate_rows(value, c, s, weight, bias, norm, joint, 1e-6, interleaved, out)
         operands = doubled(value, c, s, weight, bias)
         assert_close(out, fused.norm_rotary_op(*operands, norm, joint, 1e-6, interleaved, torch.float64))
+
+
+def test_more_rows_than_one_program_takes() -> None:
+    x, cos, sin = drawn(2, 1, 150, 24), drawn(150, 12), drawn(2, 1, 1, 24)
+    out = poisoned(x)
+    rotate_rows(x, cos, sin, None, None, "rms", False, 1e-6, True, out)
+    wanted = fused.norm_rotary_op(*doubled(x, cos, sin, None, None), "rms", False, 1e-6, True, torch.float64)
+    assert_close(out, wanted)

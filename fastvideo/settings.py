@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -15,6 +15,7 @@ from fastvideo_ir.errors import BackendUnavailableError, InvalidArgumentError, U
 
 from .backends import attention, codegen
 from .backends.fused import quantization as quantization_formats
+from .kernel_times import KernelTimes
 from .parallel import Parallel
 from .passes.cache_blocks import CacheBlocks
 from .passes.pipelines import Target, resolve_pipeline
@@ -50,7 +51,8 @@ class Settings:
         verify: whether captures are checked against the model.
         dump: where passes write their programs, or None.
         codegen: who makes the code of blocks: ``eager`` (torch ops one by one) or ``inductor`` (fused kernels).
-        cache_directory: where captures and plans are kept for later processes, or None.
+        cache_directory: where captures, plans and times of kernels are kept for later processes, or None.
+        fastest: measures attention backends, on GPUs; None elsewhere.
     """
 
     num_ranks: int
@@ -66,6 +68,7 @@ class Settings:
     dump: Path | None
     codegen: str
     cache_directory: Path | None = None
+    fastest: attention.Fastest | None = field(default=None, repr=False, compare=False)
 
     @property
     def hardware(self) -> Hardware:
@@ -81,6 +84,7 @@ class Settings:
             quantization=self.quantization,
             cache=self.cache,
             hardware=self.hardware,
+            fastest=self.fastest,
             shard_params=self.parallel.shard_params if self.parallel else None,
         )
 
@@ -129,6 +133,7 @@ def resolve_settings(
     codegen.named(generator)
     if quantization is not None:
         _refuse_quantization(quantization, place)
+    directory = _cache_directory(environment)
     settings = Settings(
         num_ranks=num_ranks,
         parallel=parallel,
@@ -142,7 +147,8 @@ def resolve_settings(
         verify=verify,
         dump=dump,
         codegen=generator,
-        cache_directory=_cache_directory(environment),
+        cache_directory=directory,
+        fastest=attention.on_this_gpu(KernelTimes(directory)) if place.type == "cuda" else None,
     )
     steps = resolve_pipeline(passes, settings.target)  # refuses unknown names now, not at the first call
     wanted: dict[str, tuple[object, type[ir.Pass]]] = {

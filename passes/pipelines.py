@@ -52,6 +52,7 @@ class Target:
         cache: threshold of first-block caching; None for no cache.
         evaluate: runs a program on the inputs that it is compiled for; passes measure with it. None: nothing to run.
         hardware: rates of the devices and their links.
+        fastest: measures attention backends; None: ``auto`` goes by the order in which they are listed.
     """
 
     ranks: int = 1
@@ -62,6 +63,7 @@ class Target:
     cache: float | None = None
     evaluate: Evaluate | None = field(default=None, repr=False, compare=False)
     hardware: Hardware = field(default_factory=Hardware)
+    fastest: attention.Fastest | None = field(default=None, repr=False, compare=False)
 
 
 def default_pipeline(target: Target) -> list[ir.Pass]:
@@ -95,9 +97,10 @@ def _attention(target: Target) -> list[ir.Pass]:
         return [
             SlidingTileAttention(options=asked, device=target.device),
             TileOrder(),
-            SelectAttentionBackend(device=target.device),
+            SelectAttentionBackend(device=target.device, fastest=target.fastest),
         ]
-    return [SelectAttentionBackend(backend=target.attention_backend, device=target.device)]
+    wish, device = target.attention_backend, target.device
+    return [SelectAttentionBackend(backend=wish, device=device, fastest=target.fastest)]
 
 
 def _norm_kernels(target: Target) -> list[ir.Pass]:

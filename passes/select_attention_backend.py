@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import replace
+from dataclasses import field, replace
 
 import fastvideo_ir as ir
 from fastvideo_ir.graph import bind
@@ -20,6 +20,7 @@ class SelectAttentionBackend(ir.Pass):
     Attributes:
         backend: a registered name, a backend with its options, or ``auto``.
         device: type of the device that the program will run on.
+        fastest: measures backends, of which ``auto`` then takes the fastest; None: the first that is preferred.
     """
 
     name = "select-attention-backend"
@@ -27,6 +28,7 @@ class SelectAttentionBackend(ir.Pass):
 
     backend: attention.Wish = attention.AUTO
     device: str = "cpu"
+    fastest: attention.Fastest | None = field(default=None, repr=False, compare=False)
 
     @property
     def approximates(self) -> str | None:
@@ -47,7 +49,7 @@ class SelectAttentionBackend(ir.Pass):
         for node in list(program.nodes):
             if awaits_backend(node):
                 site = attention.AttentionSite.of(node, self.device, ring)
-                chosen = attention.choose(site, self.backend, allowed_backends(node))
+                chosen = attention.choose(site, self.backend, allowed_backends(node), self.fastest)
                 arguments = bind(node)
                 arguments.pop("backends", None)
                 rewriter.set_target(node, attention.op_of(chosen.backend))

@@ -3,12 +3,16 @@
 from .base import AttentionBackend, AttentionSite, No, Support, Yes
 from .choice import AUTO, Choice, Wish, allowed, choose, named, wished
 from .flash_attn import FlashAttention
+from .measured import Fastest, on_this_gpu
 from .registry import backend_of, backends, op_of, register
 from .sage import SageAttention
 from .sliding_tile import SlidingTile, TokenGrid, sliding_tile_op
-from .torch_sdpa import TorchSdpa
+from .torch_sdpa import SdpaCudnn, SdpaEfficient, SdpaFlash, TorchSdpa
 
 register(SageAttention())
+register(SdpaEfficient())
+register(SdpaFlash())
+register(SdpaCudnn())
 register(TorchSdpa())
 register(FlashAttention())
 register(SlidingTile(), sliding_tile_op)
@@ -18,6 +22,7 @@ __all__ = [
     "AttentionBackend",
     "AttentionSite",
     "Choice",
+    "Fastest",
     "FlashAttention",
     "No",
     "SageAttention",
@@ -32,6 +37,7 @@ __all__ = [
     "backends",
     "choose",
     "named",
+    "on_this_gpu",
     "op_of",
     "register",
     "wished",

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Collection
 from dataclasses import dataclass, replace
 from typing import TypeAlias
@@ -9,6 +10,7 @@ from typing import TypeAlias
 from fastvideo_ir.errors import BackendUnavailableError, UnknownNameError
 
 from .base import AttentionBackend, AttentionSite, No
+from .measured import Fastest
 from .registry import backends
 
 AUTO = "auto"
@@ -51,13 +53,19 @@ def wished(wish: Wish) -> AttentionBackend | None:
     return wish
 
 
-def choose(site: AttentionSite, wish: Wish = AUTO, among: Collection[str] | None = None) -> Choice:
-    """The backend for ``site``: the one wished for, or the first exact one that supports it and is preferred.
+def choose(
+    site: AttentionSite,
+    wish: Wish = AUTO,
+    among: Collection[str] | None = None,
+    fastest: Fastest | None = None,
+) -> Choice:
+    """The backend for ``site``: the one wished for, or an exact one that supports it.
 
     Args:
         site: the attention.
         wish: what the user asks for.
         among: names that the model's author allows; None for all.
+        fastest: measures those that support it, and the fastest is taken; None: the first one that is preferred is.
 
     Raises:
         UnknownNameError: no backend has that name.
@@ -67,7 +75,7 @@ def choose(site: AttentionSite, wish: Wish = AUTO, among: Collection[str] | None
     if asked is not None:
         answer = allowed(asked, among) or asked.answer(site)
         if isinstance(answer, No) and asked.partial:
-            other = choose(site, among=among)
+            other = choose(site, among=among, fastest=fastest)
             rest = (refusal for refusal in other.refusals if refusal[0] != asked.name)
             return replace(other, refusals=((asked.name, answer.reason), *rest))
         if isinstance(answer, No):
@@ -77,21 +85,44 @@ def choose(site: AttentionSite, wish: Wish = AUTO, among: Collection[str] | None
             )
         return Choice(asked)
     refusals: list[tuple[str, str]] = []
-    spare: AttentionBackend | None = None
+    able: list[tuple[AttentionBackend, bool]] = []
     for backend in backends().values():
         answer = allowed(backend, among) or (
             backend.answer(site) if backend.exact else No("not exact; runs only when named")
         )
         if isinstance(answer, No):
             refusals.append((backend.name, answer.reason))
-        elif answer.preferred:
-            return Choice(backend, tuple(refusals))
-        else:
-            spare = spare or backend
-    if spare is not None:
-        return Choice(spare, tuple(refusals))
+            continue
+        able.append((backend, answer.preferred))
+        if fastest is None and answer.preferred:
+            break
+    if able:
+        first = next((backend for backend, preferred in able if preferred), able[0][0])
+        if fastest is None or len(able) == 1:
+            return Choice(first, tuple(refusals))
+        return _fastest(site, first, [backend for backend, _ in able], refusals, fastest)
     reasons = "; ".join(f"{name}: {reason}" for name, reason in refusals)
     raise BackendUnavailableError(f"no attention backend can run the attention{_where(site)}: {reasons}")
+
+
+def _fastest(
+    site: AttentionSite,
+    first: AttentionBackend,
+    able: list[AttentionBackend],
+    refusals: list[tuple[str, str]],
+    fastest: Fastest,
+) -> Choice:
+    """The one that takes least time; ``first`` where it is not slower than that."""
+    seconds = fastest.seconds(site, able)
+    best = min(able, key=lambda backend: (seconds[backend.name], backend is not first))
+    slower = [
+        (backend.name, f"{seconds[backend.name] / seconds[best.name]:.2f} × the time of {best.name}, as measured")
+        if math.isfinite(seconds[backend.name])
+        else (backend.name, "its kernel failed when it was measured")
+        for backend in able
+        if backend is not best and math.isfinite(seconds[best.name])
+    ]
+    return Choice(best, (*refusals, *slower))
 
 
 def allowed(backend: AttentionBackend, among: Collection[str] | None) -> No | None:

@@ -1,7 +1,8 @@
-"""FLASH_ATTN: FlashAttention 3 or 2, whichever package is installed and fits the GPU; on the CPU torch's own.
+"""FLASH_ATTN: FlashAttention 3, 4 or 2, whichever package is installed and fits the GPU; on the CPU torch's own.
 
 Sources: Dao, "FlashAttention-2" (2023); Shah et al., "FlashAttention-3" (2024). Packages asked, in this order:
-``flash_attn_interface`` (FlashAttention 3), ``fa3_fwd_interface`` (its forward kernels as a wheel), ``flash_attn`` (2).
+``flash_attn_interface`` (FlashAttention 3), ``fa3_fwd_interface`` (its forward kernels as a wheel), ``flash_attn.cute``
+(4, for the GPUs after Hopper), ``flash_attn.flash_attn_interface`` (2).
 """
 
 from __future__ import annotations
@@ -38,7 +39,8 @@ class _Package:
 _PACKAGES = (
     _Package("flash_attn_interface", (9, 0), (9, 9)),
     _Package("fa3_fwd_interface", (9, 0), (9, 9), "fa3-fwd"),
-    _Package("flash_attn", (8, 0), (12, 9), "flash-attn --no-build-isolation"),
+    _Package("flash_attn.cute", (10, 0), (11, 9), "flash-attn-4"),
+    _Package("flash_attn.flash_attn_interface", (8, 0), (12, 9), "flash-attn --no-build-isolation"),
 )
 _LARGEST_HEAD_DIM = 256
 
@@ -48,10 +50,16 @@ def _kernel() -> Callable[..., Any] | None:
     """``flash_attn_func`` of the first package that is installed and fits this GPU."""
     capability = torch.cuda.get_device_capability()
     for package in _PACKAGES:
-        if package.fits(capability) and find_spec(package.module) is not None:
+        if package.fits(capability) and _is_installed(package.module):
             function: Callable[..., Any] = importlib.import_module(package.module).flash_attn_func
             return function
     return None
+
+
+def _is_installed(module: str) -> bool:
+    """Whether ``module`` can be imported; its parents are, to find out."""
+    parent = module.rpartition(".")[0]
+    return (not parent or find_spec(parent) is not None) and find_spec(module) is not None
 
 
 class FlashAttention(AttentionBackend):
@@ -99,6 +107,7 @@ class FlashAttention(AttentionBackend):
         kernel = _kernel()
         assert kernel is not None, "supports() said yes"
         # Packages differ: some return the log-sum-exp always, the others where they are asked for their internals.
-        wish = {"return_attn_probs": True} if "return_attn_probs" in inspect.signature(kernel).parameters else {}
+        known = inspect.signature(kernel).parameters
+        wish = {name: True for name in ("return_attn_probs", "return_lse") if name in known}
         out, lse, *_ = kernel(*(x.transpose(1, 2) for x in (q, k, v)), softmax_scale=scale, causal=causal, **wish)
         return out.transpose(1, 2), lse

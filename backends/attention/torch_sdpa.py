@@ -1,10 +1,17 @@
-"""TORCH_SDPA: ``torch.nn.functional.scaled_dot_product_attention``, which runs everywhere."""
+"""TORCH_SDPA: ``torch.nn.functional.scaled_dot_product_attention``, which runs everywhere, and its kernels one by one.
+
+PyTorch picks one of its kernels by an order of its own, whatever the shape. On GPUs they are candidates by themselves,
+for a choice that is measured.
+"""
 
 from __future__ import annotations
+
+from typing import ClassVar
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor
+from torch.nn.attention import SDPBackend, sdpa_kernel
 
 from fastvideo_ir.ops.define import aten
 from fastvideo_ir.ops.ring import attention_with_lse
@@ -39,6 +46,58 @@ class TorchSdpa(AttentionBackend):
             k, v = (x.repeat_interleave(q.shape[1] // x.shape[1], 1) for x in (k, v))
         out, lse, *_ = aten._scaled_dot_product_flash_attention.default(q, k, v, 0.0, causal, scale=scale)
         return out, lse
+
+
+class _OneKernel(TorchSdpa):
+    """One of PyTorch's kernels, on GPUs. ``auto`` takes it only where it was measured."""
+
+    kernel: ClassVar[SDPBackend]
+
+    def supports(self, site: AttentionSite) -> Support:
+        if site.device != "cuda":
+            return No(f"it does not run on {site.device}")
+        answer = super().supports(site)
+        return answer if isinstance(answer, No) else Yes(preferred=False)
+
+    def run(self, q: Tensor, k: Tensor, v: Tensor, mask: Tensor | None, scale: float | None, causal: bool) -> Tensor:
+        with sdpa_kernel(self.kernel):
+            return super().run(q, k, v, mask, scale, causal)
+
+
+class SdpaCudnn(_OneKernel):
+    """cuDNN's kernel in PyTorch. GPUs, half precision."""
+
+    name = "SDPA_CUDNN"
+    kernel = SDPBackend.CUDNN_ATTENTION
+
+    def supports(self, site: AttentionSite) -> Support:
+        if site.dtype not in (torch.float16, torch.bfloat16):
+            return No(f"dtype {site.dtype} is not float16 or bfloat16")
+        return super().supports(site)
+
+
+class SdpaFlash(_OneKernel):
+    """FlashAttention 2 in PyTorch. GPUs, half precision; no masks."""
+
+    name = "SDPA_FLASH"
+    kernel = SDPBackend.FLASH_ATTENTION
+
+    def supports(self, site: AttentionSite) -> Support:
+        if not _flash_fits(site):
+            return No("it takes half precision, no mask, and heads of a multiple of 8 up to 256 alone")
+        return super().supports(site)
+
+
+class SdpaEfficient(_OneKernel):
+    """The memory-efficient kernel in PyTorch. GPUs; no grouped heads."""
+
+    name = "SDPA_EFFICIENT"
+    kernel = SDPBackend.EFFICIENT_ATTENTION
+
+    def supports(self, site: AttentionSite) -> Support:
+        if site.dtype is torch.float64 or site.query.shape[1] != site.key.shape[1]:
+            return No("it takes neither float64 nor grouped heads")
+        return super().supports(site)
 
 
 def _flash_fits(site: AttentionSite) -> bool:

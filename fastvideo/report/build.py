@@ -60,6 +60,7 @@ class Subject:
         first_call: measured, what these seconds were spent on.
         kept: what became of the capture on disk.
         elsewhere: whether the program is for another machine, of which nothing can be asked here.
+        fastest: by what measurements backends were chosen, if any.
     """
 
     captured: Captured
@@ -72,6 +73,7 @@ class Subject:
     first_call: tuple[tuple[str, float], ...] = ()
     kept: str = ""
     elsewhere: bool = False
+    fastest: attention.Fastest | None = None
 
 
 def report_of(model: nn.Module, settings: Settings, entries: Sequence[Specialization]) -> Report:
@@ -88,6 +90,7 @@ def report_of(model: nn.Module, settings: Settings, entries: Sequence[Specializa
                 entry.watch.seconds,
                 first_call=tuple(entry.watch.laps.items()),
                 kept=entry.kept,
+                fastest=settings.fastest,
             )
         )
         for entry in entries
@@ -164,7 +167,7 @@ def _attention(subject: Subject) -> Iterable[AttentionReport]:
             found["whichever backend runs there", ()] += 1
         elif backend is not None:
             site = attention.AttentionSite.of(node, subject.device)
-            choice = attention.choose(site, subject.attention_backend)
+            choice = attention.choose(site, subject.attention_backend, fastest=subject.fastest)
             found[backend.name, choice.refusals if choice.backend.name == backend.name else ()] += 1
     for (name, refusals), count in found.items():
         yield AttentionReport(name, count, refusals)

@@ -107,3 +107,14 @@ def test_backend_tells_the_log_sum_exp_of_its_scores(name: str) -> None:
     exact, exact_lse = attention_with_lse(q.double(), k.double(), v.double(), None, 0.2, False)
     assert relative(out, exact) < 5e-3 and relative(lse, exact_lse) < 1e-4
     assert lse.shape == q.shape[:3] and lse.dtype == torch.float32
+
+
+def test_measured_choice_is_a_backend_that_runs() -> None:
+    kinds = [TensorType(torch.bfloat16, (1, 4, tokens, 128)) for tokens in (2000, 2500, 2500)]
+    site = attention.AttentionSite(*kinds, None, None, False, "cuda")
+    kept: dict[str, dict[str, float]] = {}
+    choice = attention.choose(site, fastest=attention.on_this_gpu(kept))
+    ((_, seconds),) = kept.items()
+    assert {"TORCH_SDPA", "SDPA_CUDNN", "SDPA_FLASH", "SDPA_EFFICIENT"} <= set(seconds)
+    assert seconds[choice.backend.name] == min(seconds.values()) < 1.0
+    assert 0 < seconds["TORCH_SDPA"] < 1.0

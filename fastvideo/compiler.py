@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import inspect
+import itertools
 import threading
 import warnings
-from collections.abc import Hashable, Iterator, Sequence
+from collections.abc import Callable, Hashable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import replace
 from types import TracebackType
@@ -18,6 +19,7 @@ import fastvideo_ir as ir
 from fastvideo_ir.errors import CaptureError, FastVideoError, IdleAxisError, InvalidArgumentError
 from fastvideo_ir.pass_manager import Dump, Instrument, Timing
 
+from .assumption import Assumption, assume
 from .comparison import Comparison, compare
 from .frontends.capture import Captured, Signature, capture
 from .frontends.capture.signature import BoundCall, bind
@@ -29,7 +31,7 @@ from .report import Report, report_of
 from .runtime.executors import MpExecutor
 from .runtime.memories import Scope
 from .settings import Settings
-from .specialization import Specialization, windows_of
+from .specialization import Specialization, windows_of, with_own_constants
 from .stopwatch import Stopwatch
 
 MOST_RECAPTURES = 3  # for values of one guard that served one call each: then the next will not come again either
@@ -61,7 +63,7 @@ class CompiledModel:
         self._closed = False
         self._state = ModelState(model)
         self._plans = PlanCache(model, settings)
-        self._constants = 0
+        self._constants = itertools.count()
         self._step: int | None = None
         self.extra_outputs: list[Any] = []
         self._scope = Scope()
@@ -110,7 +112,7 @@ class CompiledModel:
             found, inputs = self._prepared(args, kwargs)
             approximate = found.executor.run(found.with_windows(inputs, self._step), self._scope)
             passes = resolve_pipeline(self._settings.passes, self._settings.target)
-            program = self._planned(found.captured, [kept for step in passes if (kept := step.exact()) is not None])
+            program, _ = self._planned(found.captured, [kept for step in passes if (kept := step.exact()) is not None])
             with self._ranks.executor(program, found.captured.params) as executor:
                 exact = executor.run(inputs)
             return compare([name for step in passes if (name := step.approximates) is not None], approximate, exact)
@@ -250,60 +252,72 @@ class CompiledModel:
     def _specialization(self, call: BoundCall) -> Specialization:
         entries = self._specializations.setdefault(call.signature, [])
         values: dict[tuple[str, int], set[Hashable]] = {}
-        for found in entries:
+        captured: Captured | None = None
+        single_use = 0
+        for found in sorted(entries, key=lambda entry: entry.assumption is None):  # what assumes most is fastest
             guards = found.captured.guards
             index = guards.changed(found.captured.params, call.tensors) if guards else None
-            if guards is None or index is None:
+            if guards is not None and index is not None:
+                if found.calls == 1:
+                    values.setdefault(guards.name(index), set()).add(guards.value(index))
+            elif found.holds(call.tensors, self._device):
                 entries.append(entries.pop(entries.index(found)))
                 found.calls += 1
                 return found
-            if found.calls == 1:
-                values.setdefault(guards.name(index), set()).add(guards.value(index))
+            else:
+                captured = found.captured
+                single_use += found.calls == 1
         for (guard, _), known in values.items():
             if len(known) > MOST_RECAPTURES:
                 raise CaptureError(
                     f"the model was captured for {len(known)} values of one guard, and now it has another: {guard}",
                     hint="pass this value as a Python number, or compute it with tensor ops",
                 )
-        made = self._compile(call)
+        made = self._compile(call, captured, may_assume=single_use <= MOST_RECAPTURES)
         made.calls = 1
         entries.append(made)
         if len(entries) > MOST_VALUES:
             entries.pop(0).executor.close()
         return made
 
-    def _compile(self, call: BoundCall) -> Specialization:
+    @property
+    def _device(self) -> torch.device:
+        """Where the model is."""
+        return next((p.device for p in self._model.parameters()), self._settings.device)
+
+    def _compile(self, call: BoundCall, captured: Captured | None, may_assume: bool) -> Specialization:
+        """A program for a call.
+
+        Args:
+            call: the call.
+            captured: the model as it was captured for another call, where it holds for this one too.
+            may_assume: whether the program may hold for some values of the inputs alone.
+        """
         watch = Stopwatch()
         settings = self._settings
-        place = next((p.device for p in self._model.parameters()), settings.device)
+        place = self._device
         if settings.parallel is not None:
             settings.parallel.check_inputs(call.paths, call.tensors)
         args, kwargs = call.arguments([tensor.to(place) for tensor in call.tensors])
-        self._state.accept()
-        kept = self._plans.capture_of(replace(call, tensors=[tensor.to(place) for tensor in call.tensors]))
-        watch.lap("cache")
-        captured = kept or capture(self._model, tuple(args), kwargs, verify=settings.verify)
-        if kept is None:
-            watch.lap("capture", verification=captured.report.verifying_seconds)
-            self._plans.keep_capture(captured)
-        captured = self._with_own_constants(captured)
-        self._state.accept(ignored=captured.report.rewritten)
+        captured = captured or self._captured(call, place, watch)
         timing = Timing()
         watchers: list[Instrument] = [timing]
         if settings.dump:
             number = sum(map(len, self._specializations.values()))
             watchers.append(Dump(settings.dump if number == 0 else settings.dump / f"signature-{number}"))
+        program, params = captured.program, captured.params
         inputs = captured.call.flatten(tuple(args), kwargs)
 
-        def evaluate(program: ir.Program) -> list[Any]:
+        def evaluate(probe: ir.Program) -> list[Any]:
             with torch.autocast(place.type, enabled=False):
-                windows = windows_of(program, captured.program, settings.attention_backend)
+                windows = windows_of(probe, program, settings.attention_backend)
                 given = inputs if windows is None else [*inputs, windows.table[0].to(place)]
-                return ir.interpreter.evaluate(program, captured.params, given, place)
+                return ir.interpreter.evaluate(probe, params, given, place)
 
         target = replace(settings.target, evaluate=evaluate if settings.verify else None)
+        observe = evaluate if may_assume else None
         try:
-            program = self._planned(captured, resolve_pipeline(settings.passes, target), watchers)
+            planned, assumption = self._planned(captured, resolve_pipeline(settings.passes, target), watchers, observe)
         except IdleAxisError as error:
             if not self._whole_if_idle or settings.parallel is not None:
                 raise
@@ -312,19 +326,45 @@ class CompiledModel:
                 IdleRanksWarning,
                 stacklevel=2,
             )
-            program = self._planned(captured, resolve_pipeline(settings.passes, replace(target, ranks=1)), watchers)
+            alone = resolve_pipeline(settings.passes, replace(target, ranks=1))
+            planned, assumption = self._planned(captured, alone, watchers, observe)
         watch.lap("plan")
-        windows = windows_of(program, captured.program, settings.attention_backend)
-        executor = self._ranks.executor(program, captured.params)
+        windows = windows_of(planned, program, settings.attention_backend)
+        executor = self._ranks.executor(planned, params)
         watch.lap("ranks and weights")
-        return Specialization(captured, program, executor, timing, watch, self._plans.note, windows=windows)
+        note = self._plans.note
+        return Specialization(captured, planned, executor, timing, watch, note, windows=windows, assumption=assumption)
 
-    def _planned(self, captured: Captured, passes: list[ir.Pass], watchers: Sequence[Instrument] = ()) -> ir.Program:
-        """The captured program after ``passes``, ready for the ranks."""
+    def _captured(self, call: BoundCall, place: torch.device, watch: Stopwatch) -> Captured:
+        """The model as this call shows it, from disk or traced."""
+        self._state.accept()
+        placed = replace(call, tensors=[tensor.to(place) for tensor in call.tensors])
+        kept = self._plans.capture_of(placed)
+        watch.lap("cache")
+        args, kwargs = placed.arguments(placed.tensors)
+        captured = kept or capture(self._model, tuple(args), kwargs, verify=self._settings.verify)
+        if kept is None:
+            watch.lap("capture", verification=captured.report.verifying_seconds)
+            self._plans.keep_capture(captured)
+        self._state.accept(ignored=captured.report.rewritten)
+        return with_own_constants(captured, self._constants)
+
+    def _planned(
+        self,
+        captured: Captured,
+        passes: list[ir.Pass],
+        watchers: Sequence[Instrument] = (),
+        observe: Callable[[ir.Program], Sequence[Any]] | None = None,
+    ) -> tuple[ir.Program, Assumption | None]:
+        """The captured program after ``passes``, ready for the ranks, and what it takes for granted of its inputs.
+
+        ``observe`` runs a program on inputs that may be taken for granted; None: nothing may.
+        """
         settings = self._settings
         program = captured.program.copy()
         if settings.parallel is not None:
             settings.parallel.annotate(program, captured.call.paths)
+        passes, assumption = (passes, None) if observe is None else assume(program, passes, observe)
         key = self._plans.plan_key(program, passes)
         kept = self._plans.plan_at(key) if key else None
         if kept is None:
@@ -342,21 +382,7 @@ class CompiledModel:
             )
         if key and kept is None:
             self._plans.keep_plan(key, program)
-        return program
-
-    def _with_own_constants(self, captured: Captured) -> Captured:
-        """Constants that the tracer lifted get names of their own, since every signature has others."""
-        renamed: dict[str, str] = {}
-        programs = [captured.program, *([captured.guards.program] if captured.guards else [])]
-        for program in programs:
-            for name, param in program.params.items():
-                if param.kind is ir.ParamKind.CONSTANT:
-                    if param.source not in renamed:
-                        renamed[param.source] = f"{param.source}#{self._constants}"
-                        self._constants += 1
-                    program.params[name] = ir.Param(renamed[param.source], param.kind)
-        params = {renamed.get(source, source): tensor for source, tensor in captured.params.items()}
-        return replace(captured, params=params)
+        return program, assumption
 
     def _all_params(self) -> dict[str, Tensor]:
         entries = [found for several in self._specializations.values() for found in several]

@@ -19,6 +19,7 @@ from ..backends import attention
 from .cache_blocks import CacheBlocks
 from .canonicalize import Canonicalize
 from .choose_mesh import ChooseMesh
+from .eliminate_mask import EliminateMask
 from .expand_statistics import ExpandStatistics
 from .fold_padding import FoldPadding
 from .fuse_linear_gelu import FuseLinearGelu
@@ -74,6 +75,7 @@ def default_pipeline(target: Target) -> list[ir.Pass]:
     return [
         Canonicalize(),
         RecognizeAttention(),
+        EliminateMask(backend=target.attention_backend, device=target.device),
         *_attention(target),
         *_approximations(target),
         FuseLinearGelu(),

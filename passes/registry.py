@@ -10,6 +10,7 @@ from fastvideo_ir.errors import InvalidArgumentError
 from .cache_blocks import CacheBlocks
 from .canonicalize import Canonicalize
 from .choose_mesh import ChooseMesh
+from .eliminate_mask import EliminateMask
 from .expand_statistics import ExpandStatistics
 from .fold_padding import FoldPadding
 from .fuse_linear_gelu import FuseLinearGelu
@@ -34,6 +35,7 @@ DEFAULT = "default"
 BUILT_IN: tuple[type[ir.Pass], ...] = (
     Canonicalize,
     RecognizeAttention,
+    EliminateMask,
     MeasureWindows,
     SlidingTileAttention,
     TileOrder,

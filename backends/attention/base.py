@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import ClassVar, Self, TypeAlias
 
 import torch
@@ -12,6 +12,7 @@ from torch import Tensor, fx
 
 import fastvideo_ir as ir
 from fastvideo_ir.graph import bind
+from fastvideo_ir.ops.attention import is_lengths
 
 
 @dataclass(frozen=True)
@@ -55,6 +56,7 @@ class AttentionSite:
         ring: whether keys and values must be able to travel around the ranks of an axis.
         device: type of the device that the program will run on, e.g. ``"cuda"``.
         location: where the model calls it.
+        lengths: int32 ``[batch]``, how many of the first keys each row sees; None for all of them, or a mask.
     """
 
     query: ir.TensorType
@@ -66,6 +68,7 @@ class AttentionSite:
     device: str
     location: ir.Location | None = None
     ring: bool = False
+    lengths: ir.TensorType | None = None
 
     @property
     def dtype(self) -> torch.dtype:
@@ -80,21 +83,27 @@ class AttentionSite:
         """Whether queries and keys are the same number of tokens."""
         return self.query.shape[2] == self.key.shape[2]
 
+    def with_lengths(self, lengths: ir.TensorType) -> AttentionSite:
+        """The site with lengths in the place of its mask."""
+        return replace(self, mask=None, lengths=lengths)
+
     @staticmethod
     def of(node: fx.Node, device: str, ring: bool = False) -> AttentionSite:
         """The site that an attention op makes."""
         arguments = bind(node)
-        mask = arguments["mask"]
+        mask = ir.tensor_type(arguments["mask"]) if isinstance(arguments["mask"], fx.Node) else None
+        counted = mask is not None and is_lengths(mask)
         return AttentionSite(
             query=ir.tensor_type(arguments["q"]),
             key=ir.tensor_type(arguments["k"]),
             value=ir.tensor_type(arguments["v"]),
-            mask=ir.tensor_type(mask) if isinstance(mask, fx.Node) else None,
+            mask=None if counted else mask,
             scale=arguments["scale"],
             causal=arguments.get("causal", False),
             device=device,
             location=ir.info(node).location,
             ring=ring,
+            lengths=mask if counted else None,
         )
 
 
@@ -105,11 +114,13 @@ class AttentionBackend(ABC):
         name: as users write it, e.g. ``FLASH_ATTN``.
         exact: False where results differ from softmax attention beyond rounding; such a backend runs only when named.
         partial: whether, when named, it leaves the sites that it does not support to exact ones.
+        takes_lengths: whether the mask that :meth:`run` gets may be lengths, int32 ``[batch]``.
     """
 
     name: ClassVar[str]
     exact: ClassVar[bool] = True
     partial: ClassVar[bool] = False
+    takes_lengths: ClassVar[bool] = False
 
     def configured(self, environment: Mapping[str, str]) -> Self:
         """The backend with what the environment says of its options; asked once, before anything is compiled."""
@@ -140,7 +151,11 @@ class AttentionBackend(ABC):
         return type(self).run_with_lse is not AttentionBackend.run_with_lse
 
     def answer(self, site: AttentionSite) -> Support:
-        """:meth:`supports`, and whether the keys can travel where they must."""
+        """:meth:`supports`, whether the keys can travel where they must, and whether lengths are understood."""
+        if site.lengths is not None and not self.takes_lengths:
+            return No("it takes no lengths of keys")
+        if site.lengths is not None and site.ring:
+            return No("keys that travel around an axis are in pieces, which lengths do not count")
         if site.ring and not self.tells_lse:
             return No("it tells no log-sum-exp, by which a ring merges its pieces")
         return self.supports(site)

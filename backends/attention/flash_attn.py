@@ -45,15 +45,19 @@ _PACKAGES = (
 _LARGEST_HEAD_DIM = 256
 
 
-@lru_cache(maxsize=1)
-def _kernel() -> Callable[..., Any] | None:
-    """``flash_attn_func`` of the first package that is installed and fits this GPU."""
+@lru_cache(maxsize=2)
+def _kernel(function: str = "flash_attn_func") -> Callable[..., Any] | None:
+    """A function of the first package that is installed and fits this GPU."""
     capability = torch.cuda.get_device_capability()
     for package in _PACKAGES:
         if package.fits(capability) and _is_installed(package.module):
-            function: Callable[..., Any] = importlib.import_module(package.module).flash_attn_func
-            return function
+            found: Callable[..., Any] | None = getattr(importlib.import_module(package.module), function, None)
+            return found
     return None
+
+
+_OF_FIRST_KEYS = "flash_attn_with_kvcache"
+"""The function of the packages that reads as many keys of each row as it is told; the rest of a cache is unused."""
 
 
 def _is_installed(module: str) -> bool:
@@ -63,14 +67,15 @@ def _is_installed(module: str) -> bool:
 
 
 class FlashAttention(AttentionBackend):
-    """Exact attention in tiles that never leave the chip. Half precision on GPUs; no masks."""
+    """Exact attention in tiles that never leave the chip. Half precision on GPUs; lengths of keys, no other masks."""
 
     name = "FLASH_ATTN"
+    takes_lengths = True
 
     def supports(self, site: AttentionSite) -> Support:
         if site.mask is not None:
             return No("it takes no mask")
-        if site.causal and not site.is_self_attention:
+        if site.causal and (site.lengths is not None or not site.is_self_attention):
             return No("causal attention with other lengths of queries and keys is aligned differently there")
         if site.device == "cpu":
             return Yes(preferred=False)  # through the reference, for tests without a GPU
@@ -88,14 +93,17 @@ class FlashAttention(AttentionBackend):
                 f"no package for compute capability {major}.{minor} is installed (any of: {names or 'none known'})",
                 next((f"pip install {package.wheel}" for package in fitting if package.wheel), ""),
             )
+        if site.lengths is not None and _kernel(_OF_FIRST_KEYS) is None:
+            return No(f"the package that is installed has no {_OF_FIRST_KEYS}, which takes lengths of keys")
         return Yes()
 
     def run(self, q: Tensor, k: Tensor, v: Tensor, mask: Tensor | None, scale: float | None, causal: bool) -> Tensor:
         if q.device.type == "cpu":
             return self.reference(q, k, v, mask, scale, causal)
-        kernel = _kernel()
+        kernel = _kernel() if mask is None else _kernel(_OF_FIRST_KEYS)
         assert kernel is not None, "supports() said yes"
-        out = kernel(*(x.transpose(1, 2) for x in (q, k, v)), softmax_scale=scale, causal=causal)
+        lengths = {} if mask is None else {"cache_seqlens": mask, "num_splits": 1}
+        out = kernel(*(x.transpose(1, 2) for x in (q, k, v)), softmax_scale=scale, causal=causal, **lengths)
         result: Tensor = out[0] if isinstance(out, tuple) else out
         return result.transpose(1, 2)
 

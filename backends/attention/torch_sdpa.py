@@ -13,6 +13,7 @@ import torch.nn.functional as F
 from torch import Tensor
 from torch.nn.attention import SDPBackend, sdpa_kernel
 
+from fastvideo_ir.ops.attention import is_lengths
 from fastvideo_ir.ops.define import aten
 from fastvideo_ir.ops.ring import attention_with_lse
 
@@ -23,18 +24,23 @@ class TorchSdpa(AttentionBackend):
     """PyTorch's own dispatch between cuDNN, flash, memory-efficient and math kernels."""
 
     name = "TORCH_SDPA"
+    takes_lengths = True
 
     def supports(self, site: AttentionSite) -> Support:
         if not site.dtype.is_floating_point:
             return No(f"dtype {site.dtype} is not a floating point type")
         if site.causal and site.mask is not None:
             return No("a causal attention with a mask as well")
+        if site.lengths is not None and (site.causal or (site.device == "cuda" and not _flash_fits(site))):
+            return No("on GPUs it takes lengths of keys in half precision, and nowhere in causal attention")
         if site.ring and site.device == "cuda" and not _flash_fits(site):
             return No("on GPUs it tells a log-sum-exp for half precision, without a mask and for usual heads alone")
         return Yes()
 
     def run(self, q: Tensor, k: Tensor, v: Tensor, mask: Tensor | None, scale: float | None, causal: bool) -> Tensor:
         gqa = q.shape[1] != k.shape[1]
+        if mask is not None and is_lengths(mask):
+            return _on_cuda(q, k, v, mask, scale) if q.is_cuda else _row_by_row(q, k, v, mask, scale)
         return F.scaled_dot_product_attention(q, k, v, mask, 0.0, causal, scale=scale, enable_gqa=gqa)
 
     def run_with_lse(
@@ -51,6 +57,7 @@ class TorchSdpa(AttentionBackend):
 class _OneKernel(TorchSdpa):
     """One of PyTorch's kernels, on GPUs. ``auto`` takes it only where it was measured."""
 
+    takes_lengths = False
     kernel: ClassVar[SDPBackend]
 
     def supports(self, site: AttentionSite) -> Support:
@@ -98,6 +105,34 @@ class SdpaEfficient(_OneKernel):
         if site.dtype is torch.float64 or site.query.shape[1] != site.key.shape[1]:
             return No("it takes neither float64 nor grouped heads")
         return super().supports(site)
+
+
+def _row_by_row(q: Tensor, k: Tensor, v: Tensor, lengths: Tensor, scale: float | None) -> Tensor:
+    """Attention of each row to its own first keys, and no work for the others."""
+    gqa = q.shape[1] != k.shape[1]
+    rows = enumerate(lengths.tolist())
+    return torch.cat(
+        [
+            F.scaled_dot_product_attention(
+                q[r, None], k[r, None, :, :n], v[r, None, :, :n], scale=scale, enable_gqa=gqa
+            )
+            for r, n in rows
+        ]
+    )
+
+
+def _on_cuda(q: Tensor, k: Tensor, v: Tensor, lengths: Tensor, scale: float | None) -> Tensor:
+    """PyTorch's flash kernel in its variable-length form: rows lie end to end, and of each the first keys are read."""
+    batch, _, queries, _ = q.shape
+    keys = k.shape[2]
+    flat_q, flat_k, flat_v = (x.transpose(1, 2).flatten(0, 1) for x in (q, k, v))
+    starts = torch.arange(batch + 1, dtype=torch.int32, device=q.device)
+    out, *_ = aten._flash_attention_forward.default(
+        flat_q, flat_k, flat_v, starts * queries, starts * keys, queries, keys, 0.0, False, False,
+        scale=scale, seqused_k=lengths,
+    )  # fmt: skip
+    result: Tensor = out.unflatten(0, (batch, queries)).transpose(1, 2)
+    return result
 
 
 def _flash_fits(site: AttentionSite) -> bool:

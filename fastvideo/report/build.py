@@ -13,6 +13,7 @@ import fastvideo_ir as ir
 from fastvideo_ir.graph import result_types, tensor_operands
 from fastvideo_ir.verifier import exchange_axis
 
+from ..assumption import Assumption
 from ..backends import attention
 from ..frontends.capture import Captured, ModuleCall
 from ..passes.analysis import (
@@ -28,6 +29,7 @@ from ..passes.analysis import (
 from ..passes.planner.cost import Hardware
 from ..settings import Settings
 from .records import (
+    AssumptionReport,
     AttentionReport,
     BlockReport,
     CacheReport,
@@ -61,6 +63,7 @@ class Subject:
         kept: what became of the capture on disk.
         elsewhere: whether the program is for another machine, of which nothing can be asked here.
         fastest: by what measurements backends were chosen, if any.
+        assumption: of the inputs' values.
     """
 
     captured: Captured
@@ -74,6 +77,7 @@ class Subject:
     kept: str = ""
     elsewhere: bool = False
     fastest: attention.Fastest | None = None
+    assumption: Assumption | None = None
 
 
 def report_of(model: nn.Module, settings: Settings, entries: Sequence[Specialization]) -> Report:
@@ -91,6 +95,7 @@ def report_of(model: nn.Module, settings: Settings, entries: Sequence[Specializa
                 first_call=tuple(entry.watch.laps.items()),
                 kept=entry.kept,
                 fastest=settings.fastest,
+                assumption=entry.assumption,
             )
         )
         for entry in entries
@@ -131,6 +136,7 @@ def program_report(subject: Subject) -> ProgramReport:
         flops=work.flops,
         flops_per_rank=work.flops_per_rank(program.nodes),
         param_bytes_per_rank=tuple(weight_bytes(program, rank) for rank in range(program.mesh.num_ranks)),
+        assumption=_assumption(subject),
     )
 
 
@@ -171,6 +177,13 @@ def _attention(subject: Subject) -> Iterable[AttentionReport]:
             found[backend.name, choice.refusals if choice.backend.name == backend.name else ()] += 1
     for (name, refusals), count in found.items():
         yield AttentionReport(name, count, refusals)
+
+
+def _assumption(subject: Subject) -> AssumptionReport | None:
+    assumption, paths = subject.assumption, subject.captured.call.paths
+    if assumption is None:
+        return None
+    return AssumptionReport(tuple(paths[index] for index in assumption.inputs_read), assumption.meanings)
 
 
 def _eager_call(call: ModuleCall) -> EagerCallReport:

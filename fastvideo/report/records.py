@@ -22,6 +22,19 @@ class AttentionReport:
 
 
 @dataclass(frozen=True)
+class AssumptionReport:
+    """What a program takes for granted of its inputs' values; a call for which it is not so gets another program.
+
+    Attributes:
+        inputs: the arguments whose values are looked at.
+        meanings: what is so, and what became of it.
+    """
+
+    inputs: tuple[str, ...]
+    meanings: tuple[str, ...]
+
+
+@dataclass(frozen=True)
 class CacheReport:
     """First-block caching.
 
@@ -216,6 +229,7 @@ class ProgramReport:
     cache: CacheReport | None = None
     first_call: tuple[tuple[str, float], ...] = ()
     kept: str = ""
+    assumption: AssumptionReport | None = None
 
 
 @dataclass(frozen=True)

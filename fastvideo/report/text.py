@@ -8,6 +8,7 @@ from collections.abc import Iterable, Sequence
 
 from ..passes.analysis.replication import NO_RULE
 from .records import (
+    AssumptionReport,
     BlockReport,
     CacheReport,
     CollectiveReport,
@@ -47,6 +48,7 @@ def _program(program: ProgramReport) -> list[str]:
         *(_line("work", [_work(program.flops, program.flops_per_rank)]) if program.flops else []),
         *_line("mesh", [program.mesh]),
         *_line("attention", _attention(program)),
+        *_line("assumed", _assumed(program.assumption)),
         *_line("cache", _cache(program.cache)),
         *_line("capture", [_capture(program)]),
         *_line("compile time", _compile_time(program)),
@@ -66,6 +68,14 @@ def _step(step: StepReport, ranks: int) -> list[str]:
         f"modelled on {step.hardware}",
         f"{seconds(step.compute_seconds)} compute, {seconds(step.communication_seconds)} communication",
     ]
+
+
+def _assumed(assumption: AssumptionReport | None) -> list[str]:
+    if assumption is None:
+        return []
+    read = ", ".join(assumption.inputs)
+    watched = [f"as the values of {read} say, looked at whenever they may have changed"] if read else []
+    return [*assumption.meanings, *watched]
 
 
 def _cache(cache: CacheReport | None) -> list[str]:

@@ -14,6 +14,7 @@ from torch.utils.flop_counter import register_flop_formula
 from ..factors import DimExpr, FactorRule, RuleBuilder, Travel, product
 from ..graph import bind, operand_type, tensor_operands
 from ..program import Stage
+from ..types import TensorType
 from .define import aten, broadcast, define, operand_shapes, or_empty, result_shape
 from .registry import OpDef, registry
 
@@ -28,7 +29,8 @@ def attention(
         q: ``[batch, heads, queries, head_dim]``.
         k: ``[batch, kv_heads, keys, head_dim]``; ``heads`` is a multiple of ``kv_heads``.
         v: ``[batch, kv_heads, keys, value_dim]``.
-        mask: boolean (True: attend) or additive, broadcastable to ``[batch, heads, queries, keys]``.
+        mask: boolean (True: attend) or additive, broadcastable to ``[batch, heads, queries, keys]``; or *lengths*,
+            int32 ``[batch]``: how many of the first keys the queries of each row attend to, at least one.
         scale: factor of the scores; ``head_dim ** -0.5`` where None.
         causal: query i sees the keys up to i.
 
@@ -38,9 +40,21 @@ def attention(
     if q.numel() == 0:
         return empty_result(q, v)
     gqa = q.shape[1] != k.shape[1]
+    if mask is not None and is_lengths(mask):
+        mask = first_keys(mask, k.shape[2])
     return heads_next_to_channels(
         F.scaled_dot_product_attention(q, k, v, mask, 0.0, causal, scale=scale, enable_gqa=gqa)
     )
+
+
+def is_lengths(mask: Tensor | TensorType) -> bool:
+    """Whether the mask of an attention says how many keys are seen, and not which."""
+    return mask.dtype == torch.int32
+
+
+def first_keys(lengths: Tensor, keys: int) -> Tensor:
+    """Lengths as a boolean mask, ``[batch, 1, 1, keys]``."""
+    return (torch.arange(keys, device=lengths.device) < lengths[:, None])[:, None, None]
 
 
 def heads_next_to_channels(out: Tensor) -> Tensor:
@@ -135,16 +149,18 @@ def attention_rule(node: fx.Node) -> FactorRule:
     queries = builder.whole(q[-2]) if causal else builder.factor(q[-2])
     keys, channels, values = builder.whole(k[-2]), builder.whole(q[-1]), builder.whole(v[-1])
     score, score_shape = [*batch, queries, keys], (*leading, q[-2], k[-2])
+    masks = [operand_type(mask) for mask in operands[3:]]
+    cut = any(map(is_lengths, masks))  # keys are counted from the first one, so that pieces of them mean nothing
     return builder.rule(
         [
             [*broadcast(q[:-2], batch, leading), queries, channels],
             [*broadcast(k[:-2], kv_batch, kv_leading), keys, channels],
             [*broadcast(v[:-2], kv_batch, kv_leading), keys, values],
-            *(broadcast(operand_type(mask).shape, score, score_shape) for mask in operands[3:]),
+            *([batch[0]] if is_lengths(mask) else broadcast(mask.shape, score, score_shape) for mask in masks),
         ],
         [[*batch, queries, values]],
         linear=((2,),) if is_exact(node.target) else (),
-        travel=_travel(queries, keys) if ring_forms(node.target) and not causal else None,
+        travel=_travel(queries, keys) if ring_forms(node.target) and not causal and not cut else None,
     )
 
 

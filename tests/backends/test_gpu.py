@@ -83,6 +83,23 @@ def test_backend_equals_softmax_attention(name: str, heads: int, kv_heads: int, 
     assert relative(found, exact) < 5e-3 and found.transpose(1, 2).is_contiguous()
 
 
+@pytest.mark.parametrize("name", ["TORCH_SDPA", "FLASH_ATTN"])
+@pytest.mark.parametrize(("heads", "kv_heads", "head_dim"), [(4, 4, 128), (6, 2, 64)])
+def test_backend_attends_to_the_first_keys_of_each_row(name: str, heads: int, kv_heads: int, head_dim: int) -> None:
+    q = torch.randn(3, 300, heads, head_dim, device="cuda", dtype=torch.bfloat16).transpose(1, 2)
+    k, v = (torch.randn(3, 411, kv_heads, head_dim, device="cuda").bfloat16().transpose(1, 2) for _ in "kv")
+    lengths = torch.tensor([411, 256, 1], dtype=torch.int32, device="cuda")
+    backend = attention.named(name)
+    site = attention.AttentionSite(*(TensorType.of(t) for t in (q, k, v)), None, 0.2, False, "cuda")
+    answer = backend.answer(site.with_lengths(TensorType.of(lengths)))
+    if isinstance(answer, attention.No):
+        assert importlib.util.find_spec("fa3_fwd_interface") is None
+        pytest.skip(answer.reason)
+    found = attention.op_of(backend)(q, k, v, lengths, 0.2, False)
+    exact = torch.ops.fv.attention(q.double(), k.double(), v.double(), lengths, 0.2, False)
+    assert relative(found, exact) < 5e-3 and found.transpose(1, 2).is_contiguous()
+
+
 def test_fused_code_is_as_exact_as_eager() -> None:
     model = Stack(4).eval().cuda()
     half = Stack(4).eval().cuda().bfloat16()

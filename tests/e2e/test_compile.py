@@ -298,13 +298,14 @@ def test_dump_holds_each_program_and_each_diff(tmp_path: Path, monkeypatch: pyte
         files = {path.name for path in folder.iterdir() if path.is_file()}
         assert files == {"00-captured.fvir"} | {f"{name}.{end}" for name in names for end in ("fvir", "diff")}
         assert (folder / f"{names[-1]}.fvir").read_text() == text
-        assert "+" in (folder / "08-insert-reshards.diff").read_text()
-        assert "= fv.reshard(" in (folder / "08-insert-reshards.diff").read_text()
+        assert "+" in (folder / "09-insert-reshards.diff").read_text()
+        assert "= fv.reshard(" in (folder / "09-insert-reshards.diff").read_text()
 
 
 PASSES = (
     "canonicalize",
     "recognize-attention",
+    "eliminate-mask",
     "select-attention-backend",
     "fuse-linear-gelu",
     "fold-padding",

@@ -18,6 +18,7 @@ from .running import program, run_passes
 DEFAULT = [
     "canonicalize",
     "recognize-attention",
+    "eliminate-mask",
     "select-attention-backend",
     "fuse-linear-gelu",
     "fold-padding",

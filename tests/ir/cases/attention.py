@@ -5,6 +5,8 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Any
 
+import torch
+
 from .case import Call, Case, Draw, call, case
 
 
@@ -26,7 +28,13 @@ def attention_cases(name: str, exact: bool = True) -> list[Case]:
         case(name, _grouped, "012", partial=values),
         *(case(name, _masked(dims), "012") for dims in ("bhst", "b11t", "st", "1hs1")),
         case(name, lambda d: call(*_qkv(d), d.positive("b1st") > 0.6), "012"),
+        case(name, _first_keys, "012"),
     ]
+
+
+def _first_keys(d: Draw) -> Call:
+    lengths = torch.tensor([d.random.randint(1, d.size("t")) for _ in range(d.size("b"))], dtype=torch.int32)
+    return call(*_qkv(d), lengths)
 
 
 def _qkv(d: Draw) -> tuple[Any, Any, Any]:

@@ -98,7 +98,8 @@ def assemble(
                 component.value.to(place)
             if role in pipeline.family.compiled:
                 name = type(component.value).__name__
-                model = CompiledModel(check_model(component.value), settings, ranks)
+                told = replace(settings, invariant=pipeline.family.text)
+                model = CompiledModel(check_model(component.value), told, ranks)
                 resources.callback(model.close)
                 if settings.parallel is not None:
                     settings.parallel.check_names(model.__signature__, name)
@@ -132,6 +133,7 @@ def _encoder_settings(settings: Settings, role: str) -> Settings:
         attention_backend=attention.AUTO,
         quantization=None,
         cache=None,
+        invariant=(),
         passes=None,
         dump=settings.dump / role if settings.dump else None,
         codegen="eager",

@@ -31,7 +31,7 @@ from .report import Report, report_of
 from .runtime.executors import MpExecutor
 from .runtime.memories import Scope
 from .settings import Settings
-from .specialization import Specialization, windows_of, with_own_constants
+from .specialization import Specialization, invariant_inputs, windows_of, with_own_constants
 from .stopwatch import Stopwatch
 
 MOST_RECAPTURES = 3  # for values of one guard that served one call each: then the next will not come again either
@@ -78,7 +78,7 @@ class CompiledModel:
         """
         with self._lock, torch.no_grad():
             found, inputs = self._prepared(args, kwargs)
-            outputs = found.executor.run(found.with_windows(inputs, self._step), self._scope)
+            outputs = found.run(inputs, self._scope, self._step)
             place = inputs[0].device if inputs else self._settings.device
             own = len(found.captured.program.output_values)
             self.extra_outputs = outputs[own:]  # what passes have added
@@ -110,8 +110,8 @@ class CompiledModel:
         """
         with self._lock, torch.no_grad():
             found, inputs = self._prepared(args, kwargs)
-            approximate = found.executor.run(found.with_windows(inputs, self._step), self._scope)
-            passes = resolve_pipeline(self._settings.passes, self._settings.target)
+            approximate = found.run(inputs, self._scope, self._step)
+            passes = resolve_pipeline(self._settings.passes, replace(self._settings.target, invariant=()))
             program, _ = self._planned(found.captured, [kept for step in passes if (kept := step.exact()) is not None])
             with self._ranks.executor(program, found.captured.params) as executor:
                 exact = executor.run(inputs)
@@ -170,6 +170,7 @@ class CompiledModel:
             self._forget_outgrown()
             kept = [found for entries in self._specializations.values() for found in entries]
             for found in kept:
+                found.invariant.forget()
                 found.captured.params.update(self._current_params(found.captured))
             self._ranks.revive()
             self._ranks.update(self._all_params())
@@ -314,7 +315,9 @@ class CompiledModel:
                 given = inputs if windows is None else [*inputs, windows.table[0].to(place)]
                 return ir.interpreter.evaluate(probe, params, given, place)
 
-        target = replace(settings.target, evaluate=evaluate if settings.verify else None)
+        invariant = invariant_inputs(captured, settings.invariant)
+        names = tuple(program.input_nodes[index].name for index in invariant.indices)
+        target = replace(settings.target, evaluate=evaluate if settings.verify else None, invariant=names)
         observe = evaluate if may_assume else None
         try:
             planned, assumption = self._planned(captured, resolve_pipeline(settings.passes, target), watchers, observe)
@@ -332,8 +335,8 @@ class CompiledModel:
         windows = windows_of(planned, program, settings.attention_backend)
         executor = self._ranks.executor(planned, params)
         watch.lap("ranks and weights")
-        note = self._plans.note
-        return Specialization(captured, planned, executor, timing, watch, note, windows=windows, assumption=assumption)
+        made = Specialization(captured, planned, executor, timing, watch, self._plans.note)
+        return replace(made, windows=windows, assumption=assumption, invariant=invariant)
 
     def _captured(self, call: BoundCall, place: torch.device, watch: Stopwatch) -> Captured:
         """The model as this call shows it, from disk or traced."""

@@ -67,7 +67,10 @@ def compile(  # type: ignore[misc]  # the overloads leave the options to what fo
         device: None is CUDA where there is a GPU, otherwise the CPU.
         passes: ``"default,my-pass{k=2},-other-pass"``, or passes in the order in which they run.
         components: of a pipeline: names of the modules to compile; None is all of them.
-        invariant: names of arguments that stay the same over many calls.
+        invariant: names of arguments that stay the same over many calls. What follows from them and the weights alone
+            is computed when one of their tensors is another than before or was written to, and kept by every rank, for
+            the last two sets of them; :meth:`CompiledModel.reset_cache` lets go of it. Writes through ``.data`` or
+            NumPy leave no trace and are not seen.
         verify: check each capture bit for bit against the model, on the first inputs and on others. Without it nothing
             is run to compile, so that approximate passes decide without measuring.
 

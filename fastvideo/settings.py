@@ -23,6 +23,7 @@ from .passes.planner.cost import Hardware
 from .passes.planner.hardware import AUTO, named_hardware
 from .passes.quantize_linear import QuantizeLinear
 from .passes.shard_params import ShardParams
+from .passes.split_invariant import SplitInvariant
 from .runtime.devices import resolve_device
 
 BACKEND_VARIABLE = "FASTVIDEO_ATTENTION_BACKEND"
@@ -83,6 +84,7 @@ class Settings:
             self.attention_backend,
             quantization=self.quantization,
             cache=self.cache,
+            invariant=self.invariant,
             hardware=self.hardware,
             fastest=self.fastest,
             shard_params=self.parallel.shard_params if self.parallel else None,
@@ -154,6 +156,7 @@ def resolve_settings(
     wanted: dict[str, tuple[object, type[ir.Pass]]] = {
         "quantization": (quantization, QuantizeLinear),
         "cache": (cache, CacheBlocks),
+        "invariant": (tuple(invariant) or None, SplitInvariant),
         "shard_params": ((parallel is not None and parallel.shard_params) or None, ShardParams),
     }
     for name, (value, step) in wanted.items():

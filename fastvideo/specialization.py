@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import itertools
+import re
 import weakref
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -17,6 +20,7 @@ from .backends import attention
 from .backends.attention.sliding_tile import WindowSchedule
 from .frontends.capture import Captured
 from .runtime.executors import Executor
+from .runtime.memories import MOST_INVARIANT, Scope
 from .stopwatch import Stopwatch
 
 
@@ -38,6 +42,39 @@ def _version(tensor: Tensor) -> int | None:
     return None if tensor.is_inference() else tensor._version
 
 
+class InvariantInputs:
+    """Numbers the sets of invariant inputs that calls bring: the same tensors with the same values have one number.
+
+    Attributes:
+        indices: of the invariant inputs among all.
+    """
+
+    def __init__(self, indices: Sequence[int] = ()) -> None:
+        self.indices = tuple(indices)
+        self._known: list[tuple[TensorStamp, int]] = []
+        self._numbers = itertools.count()
+
+    def number(self, inputs: Sequence[Tensor]) -> int | None:
+        """The number for a call's inputs; None where none of them is invariant."""
+        if not self.indices:
+            return None
+        given = [inputs[index] for index in self.indices]
+        for stamp, number in self._known:
+            if stamp.is_of(given):
+                return number
+        return next(self._numbers)
+
+    def computed(self, inputs: Sequence[Tensor], number: int | None) -> None:
+        """A call under ``number`` has gone well: what follows from its invariant inputs is kept from now on."""
+        if number is not None:
+            known = [entry for entry in self._known if entry[1] != number][-MOST_INVARIANT + 1 :]
+            self._known = [*known, (TensorStamp([inputs[index] for index in self.indices]), number)]
+
+    def forget(self) -> None:
+        """What was kept is out of date."""
+        self._known.clear()
+
+
 @dataclass
 class Specialization:
     """One signature of the model, compiled: its program and what runs it.
@@ -56,6 +93,7 @@ class Specialization:
     calls: int = 0
     windows: WindowSchedule | None = None
     assumption: Assumption | None = None
+    invariant: InvariantInputs = field(default_factory=InvariantInputs)
     _seen: tuple[TensorStamp, bool] | None = None
 
     def holds(self, inputs: Sequence[Tensor], device: torch.device) -> bool:
@@ -67,6 +105,13 @@ class Specialization:
         if self._seen is None or not self._seen[0].is_of(read):
             self._seen = TensorStamp(read), assumption.holds(self.captured.params, inputs, device)
         return self._seen[1]
+
+    def run(self, inputs: list[Tensor], scope: Scope, step: int | None) -> list[Any]:
+        """Run the program on the model's flat inputs; see :meth:`Executor.run` and :meth:`with_windows`."""
+        number = self.invariant.number(inputs)
+        outputs = self.executor.run(self.with_windows(inputs, step), replace(scope, invariant=number))
+        self.invariant.computed(inputs, number)
+        return outputs
 
     def with_windows(self, inputs: list[Tensor], step: int | None) -> list[Tensor]:
         """The program's inputs: the model's own, and the windows of attention at a denoising step where it takes them.
@@ -101,3 +146,9 @@ def with_own_constants(captured: Captured, numbers: Iterator[int]) -> Captured:
                 program.params[name] = ir.Param(renamed[param.source], param.kind)
     params = {renamed.get(source, source): tensor for source, tensor in captured.params.items()}
     return replace(captured, params=params)
+
+
+def invariant_inputs(captured: Captured, arguments: Sequence[str]) -> InvariantInputs:
+    """The inputs of a program that stand in arguments which stay the same over many calls."""
+    paths = enumerate(captured.call.paths)
+    return InvariantInputs([index for index, path in paths if re.split(r"[.\[]", path)[0] in arguments])

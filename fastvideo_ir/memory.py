@@ -6,6 +6,9 @@ said by :attr:`NodeInfo.skippable`; where the decision is to skip, the interpret
 as programs with global shapes are, everything is computed.
 
 Each rank keeps its own pieces. What is decided on is replicated, so that all ranks decide alike.
+
+``fv.keep`` is of another kind: what follows from a call's *invariant* inputs alone, which is marked
+:attr:`NodeInfo.invariant`, is computed once for all calls of which the caller says that they share these inputs.
 """
 
 from __future__ import annotations
@@ -50,7 +53,11 @@ resume = MemoryOp("resume", lambda computed, entry, decision, slot: computed)
 """``resume(computed, entry, decision, slot)``: ``computed``, whose difference from ``entry`` is kept in ``slot``; where
 the decision was to skip, ``entry`` plus the difference that was kept."""
 
-MEMORY_OPS = (recall, decide, resume)
+keep = MemoryOp("keep", lambda value, slot: value)
+"""``keep(value, slot)``: ``value``, which is kept in ``slot``; where the invariant inputs are those of an earlier call,
+what was kept then."""
+
+MEMORY_OPS = (recall, decide, resume, keep)
 
 
 class Memory:
@@ -60,10 +67,14 @@ class Memory:
         skipping: the decision of the call that runs.
         computed: calls that computed everything.
         skipped: calls that left the skippable part out.
+        invariant: what ``fv.keep`` has kept for the invariant inputs of the call that runs; None: nothing is.
+        reusing: whether it was kept by an earlier call.
     """
 
     def __init__(self) -> None:
         self.skipping = False
+        self.invariant: dict[str, Tensor] | None = None
+        self.reusing = False
         self.computed = 0
         self.skipped = 0
         self._kept: dict[str, Tensor] = {}
@@ -74,7 +85,8 @@ class Memory:
 
     def leaves_out(self, node: fx.Node) -> bool:
         """Whether ``node`` is not computed in this call."""
-        return self.skipping and info(node).skippable
+        known = info(node)
+        return (self.skipping and known.skippable) or (self.reusing and known.invariant)
 
     def perform(self, node: fx.Node, value_of: Callable[[fx.Node], Tensor]) -> Tensor:
         """Run a memory op."""
@@ -82,7 +94,17 @@ class Memory:
         if node.target is recall:
             kept = self._kept.get(values[1])
             return torch.zeros_like(values[0]) if kept is None else kept
+        if node.target is keep:
+            return self._keep(*values)
         return self._decide(*values) if node.target is decide else self._resume(*values)
+
+    def _keep(self, value: Any, slot: str) -> Tensor:
+        if self.invariant is not None and self.reusing:
+            return self.invariant[slot]
+        assert isinstance(value, Tensor)
+        if self.invariant is not None:
+            self.invariant[slot] = value
+        return value
 
     def _decide(self, change: Tensor, value: Tensor, threshold: float, slot: str) -> Tensor:
         self.skipping = slot in self._kept and bool((change[0] < threshold * change[1]).all())
@@ -127,3 +149,4 @@ def resume_rule(node: fx.Node) -> FactorRule:
 registry.register(OpDef(recall, "fv.recall", rule=recall_rule, first=Stage.CANONICAL))
 registry.register(OpDef(decide, "fv.decide", rule=decide_rule, first=Stage.CANONICAL))
 registry.register(OpDef(resume, "fv.resume", rule=resume_rule, first=Stage.CANONICAL))
+registry.register(OpDef(keep, "fv.keep", rule=recall_rule, first=Stage.COMMUNICATING))

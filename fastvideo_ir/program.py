@@ -76,6 +76,7 @@ class NodeInfo:
             Set by ``plan-sharding``, honoured and cleared by ``insert-reshards``.
         pinned: for an input, the mesh axes along which its type is the user's choice; no pass may change it there.
         skippable: whether a call may leave it out (see :mod:`fastvideo_ir.memory`).
+        invariant: whether it may be left out by calls whose invariant inputs are those of an earlier one.
     """
 
     type: ValueType | None
@@ -84,6 +85,7 @@ class NodeInfo:
     uses: tuple[TensorType, ...] | None = None
     pinned: tuple[str, ...] = ()
     skippable: bool = False
+    invariant: bool = False
 
 
 class ParamKind(enum.Enum):

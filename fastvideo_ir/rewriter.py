@@ -61,7 +61,7 @@ class Rewriter:
             kwargs: its keyword arguments.
             before: where it goes; exactly one of ``before`` and ``after``.
             after: likewise.
-            sources: the nodes it is made from; the first one's location is kept, and whether it may be left out. The
+            sources: the nodes it is made from; the first one's location is kept, and when it may be left out. The
                 anchor where empty.
             type: what it yields; inferred where None.
             name: wish for its name.
@@ -77,7 +77,9 @@ class Rewriter:
         provenance = Provenance(self._by, tuple(dict.fromkeys(origin.name for origin in origins)))
         node.meta = {}
         first = info(origins[0]) if origins else NodeInfo(None)
-        set_info(node, NodeInfo(known, first.location, provenance, skippable=first.skippable))
+        set_info(
+            node, NodeInfo(known, first.location, provenance, skippable=first.skippable, invariant=first.invariant)
+        )
         self.changes += 1
         for listener in self._listeners:
             listener.inserted(node)
@@ -186,6 +188,11 @@ class Rewriter:
     def set_skippable(self, node: fx.Node) -> None:
         """Let calls of the program leave ``node`` out."""
         set_info(node, replace(info(node), skippable=True))
+        self.changes += 1
+
+    def set_invariant(self, node: fx.Node) -> None:
+        """Let calls leave ``node`` out whose invariant inputs are those of an earlier call."""
+        set_info(node, replace(info(node), invariant=True))
         self.changes += 1
 
     def set_outputs(self, values: Sequence[Any]) -> None:

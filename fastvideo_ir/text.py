@@ -86,6 +86,8 @@ def print_node(node: fx.Node, program: Program, *, locations: bool = True) -> st
         body += f" pinned({', '.join(known.pinned)})"
     if known.skippable:
         body += " skippable"
+    if known.invariant:
+        body += " invariant"
     if locations and known.location:
         place = known.location
         body += f" loc({json.dumps(place.module)} {json.dumps(place.file)}:{place.line})"
@@ -197,7 +199,7 @@ def _parse_info(type_text: str, rest: str) -> NodeInfo:
     location: Location | None = None
     provenance: Provenance | None = None
     pinned: tuple[str, ...] = ()
-    skippable = False
+    skippable = invariant = False
     rest = rest.strip()
     while rest:
         if rest.startswith("uses("):
@@ -207,6 +209,8 @@ def _parse_info(type_text: str, rest: str) -> NodeInfo:
             uses = tuple(element for element in elements if element is not None)
         elif rest.startswith("skippable"):
             skippable, rest = True, rest[len("skippable") :]
+        elif rest.startswith("invariant"):
+            invariant, rest = True, rest[len("invariant") :]
         elif found := re.match(r"pinned\((\w+(?:, \w+)*)\)", rest):
             pinned = tuple(found[1].split(", "))
             rest = rest[found.end() :]
@@ -218,10 +222,10 @@ def _parse_info(type_text: str, rest: str) -> NodeInfo:
             rest = rest[found.end() :]
         else:
             raise ParseError(
-                f"unexpected text {rest!r}; expected uses(...), pinned(...), skippable, loc(...) or by(...)"
+                f"unexpected text {rest!r}; expected uses(...), pinned(...), skippable, invariant, loc(...) or by(...)"
             )
         rest = rest.strip()
-    return NodeInfo(parse_type(type_text), location, provenance, uses, pinned, skippable)
+    return NodeInfo(parse_type(type_text), location, provenance, uses, pinned, skippable, invariant)
 
 
 def _enclosed(text: str) -> tuple[str, str]:

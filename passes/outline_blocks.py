@@ -63,12 +63,18 @@ def _stretches(program: ir.Program) -> list[list[fx.Node]]:
         if node.op != "call_function":
             continue
         outside = _belongs_to_none(node)
-        changes = bool(result[-1]) and ir.info(node).skippable != ir.info(result[-1][0]).skippable
+        changes = bool(result[-1]) and _left_out(node) != _left_out(result[-1][0])
         if node in cuts or outside or changes:
             result.append([])
         if not outside:
             result[-1].append(node)
     return [stretch for stretch in result if stretch]
+
+
+def _left_out(node: fx.Node) -> tuple[bool, bool]:
+    """When calls leave ``node`` out."""
+    known = ir.info(node)
+    return known.skippable, known.invariant
 
 
 def _belongs_to_none(node: fx.Node) -> bool:

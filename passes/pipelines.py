@@ -37,6 +37,7 @@ from .registry import DEFAULT, known_passes
 from .select_attention_backend import SelectAttentionBackend
 from .shard_params import ShardParams
 from .sliding_tile_attention import SlidingTileAttention
+from .split_invariant import SplitInvariant
 from .tile_order import TileOrder
 
 
@@ -52,6 +53,7 @@ class Target:
         shard_params: whether ranks share the params that all of them need; None: where memory is the limit.
         cache: threshold of first-block caching; None for no cache.
         evaluate: runs a program on the inputs that it is compiled for; passes measure with it. None: nothing to run.
+        invariant: names of the program's inputs that stay the same over many calls.
         hardware: rates of the devices and their links.
         fastest: measures attention backends; None: ``auto`` goes by the order in which they are listed.
     """
@@ -63,6 +65,7 @@ class Target:
     shard_params: bool | None = None
     cache: float | None = None
     evaluate: Evaluate | None = field(default=None, repr=False, compare=False)
+    invariant: tuple[str, ...] = ()
     hardware: Hardware = field(default_factory=Hardware)
     fastest: attention.Fastest | None = field(default=None, repr=False, compare=False)
 
@@ -88,6 +91,7 @@ def default_pipeline(target: Target) -> list[ir.Pass]:
         LowerReshards(),
         PackCollectives(),
         *_norm_kernels(target),
+        *([SplitInvariant(inputs=" ".join(target.invariant))] if target.invariant else []),
         *_memory_savers(target),
         *([MarkSkippable()] if target.cache is not None else []),
     ]

@@ -27,6 +27,7 @@ from .recognize_attention import RecognizeAttention
 from .select_attention_backend import SelectAttentionBackend
 from .shard_params import ShardParams
 from .sliding_tile_attention import SlidingTileAttention
+from .split_invariant import SplitInvariant
 from .tile_order import TileOrder
 
 DEFAULT = "default"
@@ -52,6 +53,7 @@ BUILT_IN: tuple[type[ir.Pass], ...] = (
     PackCollectives,
     FuseNormRotary,
     FuseModulatedNorm,
+    SplitInvariant,
     ShardParams,
     MarkSkippable,
 )

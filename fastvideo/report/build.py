@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections import Counter
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, replace
@@ -10,6 +11,7 @@ from typing import TYPE_CHECKING
 from torch import fx, nn
 
 import fastvideo_ir as ir
+from fastvideo_ir import memory
 from fastvideo_ir.graph import result_types, tensor_operands
 from fastvideo_ir.verifier import exchange_axis
 
@@ -27,6 +29,7 @@ from ..passes.analysis import (
     whole_ops,
 )
 from ..passes.planner.cost import Hardware
+from ..runtime.memories import MOST_INVARIANT
 from ..settings import Settings
 from .records import (
     AssumptionReport,
@@ -35,6 +38,7 @@ from .records import (
     CacheReport,
     CollectiveReport,
     EagerCallReport,
+    InvariantReport,
     MemoryReport,
     ProgramReport,
     ReplicatedReport,
@@ -64,6 +68,7 @@ class Subject:
         elsewhere: whether the program is for another machine, of which nothing can be asked here.
         fastest: by what measurements backends were chosen, if any.
         assumption: of the inputs' values.
+        invariant: indices of the inputs that stay the same over many calls.
     """
 
     captured: Captured
@@ -78,6 +83,7 @@ class Subject:
     elsewhere: bool = False
     fastest: attention.Fastest | None = None
     assumption: Assumption | None = None
+    invariant: tuple[int, ...] = ()
 
 
 def report_of(model: nn.Module, settings: Settings, entries: Sequence[Specialization]) -> Report:
@@ -96,6 +102,7 @@ def report_of(model: nn.Module, settings: Settings, entries: Sequence[Specializa
                 kept=entry.kept,
                 fastest=settings.fastest,
                 assumption=entry.assumption,
+                invariant=entry.invariant.indices,
             )
         )
         for entry in entries
@@ -137,6 +144,7 @@ def program_report(subject: Subject) -> ProgramReport:
         flops_per_rank=work.flops_per_rank(program.nodes),
         param_bytes_per_rank=tuple(weight_bytes(program, rank) for rank in range(program.mesh.num_ranks)),
         assumption=_assumption(subject),
+        invariant=_invariant(subject),
     )
 
 
@@ -184,6 +192,19 @@ def _assumption(subject: Subject) -> AssumptionReport | None:
     if assumption is None:
         return None
     return AssumptionReport(tuple(paths[index] for index in assumption.inputs_read), assumption.meanings)
+
+
+def _invariant(subject: Subject) -> InvariantReport | None:
+    program = subject.program
+    kept = [ir.tensor_type(node) for node in program.nodes if node.target is memory.keep]
+    if not kept:
+        return None
+    places = map(program.mesh.coordinates, range(program.mesh.num_ranks))
+    largest = max(
+        sum(math.prod(kind.local_shape(program.mesh, at)) * kind.dtype.itemsize for kind in kept) for at in places
+    )
+    paths = subject.captured.call.paths
+    return InvariantReport(tuple(paths[index] for index in subject.invariant), len(kept), largest, MOST_INVARIANT)
 
 
 def _eager_call(call: ModuleCall) -> EagerCallReport:

@@ -78,6 +78,23 @@ class CollectiveReport:
 
 
 @dataclass(frozen=True)
+class InvariantReport:
+    """What is kept from call to call, since it follows from arguments that stay the same.
+
+    Attributes:
+        inputs: these arguments.
+        values: how many are kept.
+        nbytes: of all of them, on the rank that keeps most.
+        most: sets of arguments for which they are kept at most.
+    """
+
+    inputs: tuple[str, ...]
+    values: int
+    nbytes: int
+    most: int
+
+
+@dataclass(frozen=True)
 class ReplicatedReport:
     """Ops of one kind that every rank of an axis repeats, for the same reason.
 
@@ -230,6 +247,7 @@ class ProgramReport:
     first_call: tuple[tuple[str, float], ...] = ()
     kept: str = ""
     assumption: AssumptionReport | None = None
+    invariant: InvariantReport | None = None
 
 
 @dataclass(frozen=True)

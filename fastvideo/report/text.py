@@ -12,6 +12,7 @@ from .records import (
     BlockReport,
     CacheReport,
     CollectiveReport,
+    InvariantReport,
     MemoryReport,
     ProgramReport,
     ReplicatedReport,
@@ -49,6 +50,7 @@ def _program(program: ProgramReport) -> list[str]:
         *_line("mesh", [program.mesh]),
         *_line("attention", _attention(program)),
         *_line("assumed", _assumed(program.assumption)),
+        *_line("kept", _kept(program.invariant)),
         *_line("cache", _cache(program.cache)),
         *_line("capture", [_capture(program)]),
         *_line("compile time", _compile_time(program)),
@@ -76,6 +78,13 @@ def _assumed(assumption: AssumptionReport | None) -> list[str]:
     read = ", ".join(assumption.inputs)
     watched = [f"as the values of {read} say, looked at whenever they may have changed"] if read else []
     return [*assumption.meanings, *watched]
+
+
+def _kept(invariant: InvariantReport | None) -> list[str]:
+    if invariant is None:
+        return []
+    values = f"{count(invariant.values, 'value')}, {size(invariant.nbytes)} per rank beside the memory above"
+    return [f"{values}, for each of the last {invariant.most} of {', '.join(invariant.inputs)}"]
 
 
 def _cache(cache: CacheReport | None) -> list[str]:

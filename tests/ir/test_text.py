@@ -160,7 +160,7 @@ BAD_LINES = [
     ("%x : f32[4] = aten.relu.default(blue)", "unexpected 'blue'"),
     (
         "%x : f32[4] = aten.relu.default(%a) at line 3",
-        "unexpected text 'at line 3'; expected uses(...), pinned(...), skippable, loc(...) or by(...)",
+        "unexpected text 'at line 3'; expected uses(...), pinned(...), skippable, invariant, loc(...) or by(...)",
     ),
     ("%x : f32[4] = aten.relu.default(%a) uses(f32[4]", "unbalanced brackets"),
     ("%lambda : f32[4] = input", "%lambda is not a name that a graph can hold"),

@@ -119,6 +119,7 @@ def test_seed(generator: VideoGenerator) -> None:
 def test_explain(generator: VideoGenerator) -> None:
     generate(generator, num_inference_steps=1)
     assert generator.explain().startswith("transformer\n")
+    assert "for each of the last 2 of encoder_hidden_states" in generator.explain()
 
 
 def test_full_disk_keeps_the_frames(folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -6,6 +6,7 @@ from .case import call, exact
 
 CASES = [
     exact("fv.recall", lambda d: call(d.real("bsc"), "slot"), "012"),
+    exact("fv.keep", lambda d: call(d.real("bsc"), "slot"), "012"),
     exact("fv.decide", lambda d: call(d.real("2b"), d.real("bsc"), 0.1, "slot")),
     exact("fv.resume", lambda d: call(d.real("bsc"), d.real("bsc"), d.real("2b"), "slot"), "012"),
 ]

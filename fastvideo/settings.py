@@ -197,7 +197,10 @@ def _cache_directory(environment: Mapping[str, str]) -> Path | None:
     if wish == "0":
         return None
     named = environment.get(CACHE_DIRECTORY_VARIABLE)
-    return Path(named).expanduser() if named else Path.home() / ".cache" / "fastvideo"
+    try:
+        return Path(named or Path("~", ".cache", "fastvideo")).expanduser()
+    except RuntimeError:  # a user without a home
+        return None
 
 
 def _dump_directory(environment: Mapping[str, str]) -> Path | None:

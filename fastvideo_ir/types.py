@@ -6,6 +6,7 @@ import math
 import re
 from collections.abc import Iterable
 from dataclasses import dataclass, replace
+from functools import lru_cache
 from typing import TypeAlias
 
 import torch
@@ -217,6 +218,7 @@ def _dim_text(size: int, dim: DimSharding | None) -> str:
     return str(size) if dim is None else f"{dim.layout}@{'.'.join(dim.axes)}"
 
 
+@lru_cache(maxsize=65536)
 def parse_type(text: str) -> ValueType:
     """Inverse of ``str`` for :class:`TensorType` and :class:`TupleType`.
 

@@ -71,7 +71,7 @@ class DiskCache:
             self.directory.mkdir(parents=True, exist_ok=True)
             _write(unfinished, data, tensors)
             os.replace(unfinished, self.directory / f"{name}{SUFFIX}")
-        except OSError as error:
+        except (OSError, safetensors.SafetensorError) as error:
             _warn(f"{self.directory} cannot be written ({error}); nothing is kept for later processes")
             with suppress(OSError):
                 unfinished.unlink()

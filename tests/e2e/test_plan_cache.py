@@ -225,6 +225,12 @@ def test_a_damaged_entry_is_made_anew(captures: Captures, tmp_path: Path, damage
     assert captures.of(lambda: check(make(), call_inputs())) == 0
 
 
+def test_a_folder_that_cannot_be_written_is_warned_of(captures: Captures, tmp_path: Path) -> None:
+    (tmp_path / "cache").write_text("a file")
+    with pytest.warns(DiskCacheWarning, match="cannot be written .*; nothing is kept for later processes"):
+        check(make(), call_inputs())
+
+
 def test_what_cannot_be_kept_is_said(captures: Captures) -> None:
     class Holder(nn.Module):
         def __init__(self) -> None:

@@ -104,7 +104,7 @@ def _extended(norm: Norm) -> _Site:
     site = _Site(norm, norm.nodes)
     while len(site.end.users) == 1:
         (user,) = site.end.users
-        if is_cast(user):
+        if is_cast(user) and ir.tensor_type(user).dtype is not torch.float64:
             site = replace(site, nodes=(*site.nodes, user))
             continue
         other = next((right for left, right in _operands(user) if left is site.end), None)

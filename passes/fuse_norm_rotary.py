@@ -57,6 +57,8 @@ class FuseNormRotary(ir.Pass):
             if found is None or not _is_closed(found.nodes, node) or not _is_supported(found):
                 continue
             end = _with_cast(node)
+            if ir.tensor_type(end).dtype is torch.float64:
+                continue
             before = _norm_above(found)
             if before is None and not _is_worth_it_alone(found, end):
                 continue
@@ -81,7 +83,7 @@ def _is_supported(found: Rotary) -> bool:
 def _with_cast(node: fx.Node) -> fx.Node:
     """The cast that alone reads ``node``, if there is one."""
     (user,) = node.users if len(node.users) == 1 else (node,)
-    return user if is_cast(user) else node
+    return user if is_cast(user) and ir.tensor_type(user).dtype is not torch.float64 else node
 
 
 def _is_worth_it_alone(found: Rotary, end: fx.Node) -> bool:

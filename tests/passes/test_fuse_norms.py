@@ -217,6 +217,20 @@ def test_modulated_norms_and_their_residual_become_two_ops(rms: bool, dtype: tor
     assert errors[0] <= 1.1 * errors[1] + 1e-6
 
 
+class Double(Modulated):
+    """What is normalized goes on in double precision, which the kernels do not compute in."""
+
+    def norm(self, x: Tensor, scale: Tensor, shift: Tensor) -> Tensor:
+        wide = F.layer_norm(x, x.shape[-1:], None, None, 1e-6).double()
+        return (wide @ torch.eye(self.WIDTH, dtype=torch.float64)).to(x.dtype)
+
+
+def test_double_precision_is_not_computed_in_single() -> None:
+    program, _ = planned(Double(False), (torch.randn(1, 64, Modulated.WIDTH), torch.randn(1, 3, Modulated.WIDTH)))
+    after = fused_program(program)
+    assert count(after, fused.modulated_norm_op) == count(after, fused.add_norm_op) == 0
+
+
 def test_tokens_in_pieces_keep_their_fused_norms() -> None:
     model = Attention(neighbours_added, True, False, False)
     inputs = torch.randn(2, TOKENS, HEADS * HEAD_DIM), torch.rand(2, TOKENS, HEAD_DIM // 2) * 6

@@ -23,8 +23,6 @@ from .eliminate_mask import EliminateMask
 from .expand_statistics import ExpandStatistics
 from .fold_padding import FoldPadding
 from .fuse_linear_gelu import FuseLinearGelu
-from .fuse_modulated_norm import FuseModulatedNorm
-from .fuse_norm_rotary import FuseNormRotary
 from .insert_reshards import InsertReshards
 from .lower_reshards import LowerReshards
 from .mark_skippable import MarkSkippable
@@ -90,7 +88,6 @@ def default_pipeline(target: Target) -> list[ir.Pass]:
         ExpandStatistics(),
         LowerReshards(),
         PackCollectives(),
-        *_norm_kernels(target),
         *([SplitInvariant(inputs=" ".join(target.invariant))] if target.invariant else []),
         *_memory_savers(target),
         *([MarkSkippable()] if target.cache is not None else []),
@@ -107,11 +104,6 @@ def _attention(target: Target) -> list[ir.Pass]:
         ]
     wish, device = target.attention_backend, target.device
     return [SelectAttentionBackend(backend=wish, device=device, fastest=target.fastest)]
-
-
-def _norm_kernels(target: Target) -> list[ir.Pass]:
-    """On GPUs alone: elsewhere these ops have no kernels, and are no faster than those that they stand for."""
-    return [FuseNormRotary(), FuseModulatedNorm()] if target.device == "cuda" else []
 
 
 def _memory_savers(target: Target) -> list[ir.Pass]:

@@ -28,14 +28,14 @@ class BlockTraffic:
         path: of the block's module.
         collectives: how many of each op.
         bytes: sent by one rank, the largest of all ranks.
-        gathers: of each all-gather of sharded tokens, the elements of the whole tensor.
+        gathers: its all-gathers.
         sites: attentions inside, as their tensor operands and result were before any placement.
     """
 
     path: str
     collectives: Counter[str] = field(default_factory=Counter)
     bytes: int = 0
-    gathers: list[int] = field(default_factory=list)
+    gathers: list[fx.Node] = field(default_factory=list)
     sites: list[fx.Node] = field(default_factory=list)
 
     @property
@@ -116,7 +116,7 @@ def _add(block: BlockTraffic, program: ir.Program, node: fx.Node) -> None:
     ]
     block.bytes += max(bytes_sent(pairs, axis, program.mesh, rank) for rank in range(program.mesh.num_ranks))
     if node.target is ir.dialect.all_gather:
-        block.gathers += [math.prod(kind.shape) for _, kind in pairs]
+        block.gathers.append(node)
 
 
 def bytes_sent(pairs: list[tuple[ir.TensorType, ir.TensorType]], axis: str, mesh: ir.Mesh, rank: int) -> int:
@@ -142,11 +142,6 @@ def floor(block: BlockTraffic, division: Division) -> int:
     """Bytes that a rank must send at least in a block whose tokens are shared, see docs/coverage.md."""
     sites = [site for site in block.sites if mixes_tokens(site, division)]
     return sum(min(_exchanged(site, division), _gathered(site, division)) for site in sites)
-
-
-def exchanged(block: BlockTraffic, division: Division) -> int:
-    """Bytes per rank where each attention that mixes tokens moves its operands and its result once."""
-    return sum(_exchanged(site, division) for site in block.sites if mixes_tokens(site, division))
 
 
 def mixes_tokens(site: fx.Node, division: Division) -> bool:

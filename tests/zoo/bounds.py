@@ -6,8 +6,8 @@ import math
 from fnmatch import fnmatchcase
 
 from ..e2e.measuring import MOST_ATTENTION, MOST_WORK
-from .blocks import Division, exchanged, steady, stream
 from .cases import ZooCase
+from .gathers import TokenGather
 from .meshes import Setting
 from .running import ZooRow
 from .zoo import GROUPS, NOT_DENOISERS
@@ -22,20 +22,11 @@ REFUSED: dict[str, dict[str, str]] = {}
 
 _ONE_HEAD = "attention of one head, which tp cannot cut"
 _AMONG_CONVOLUTIONS = "one small attention among convolutions: to divide it, their rows would have to be exchanged"
-_GROUPED = "attention whose keys have four heads: fewer than two for a rank"
 EXCEPTIONS: dict[tuple[str, str, str], str] = {
     ("HunyuanVideoDecoder", "tp=*", ATTENTION): _ONE_HEAD,
     ("WanDecoder", "tp=*", ATTENTION): _ONE_HEAD,
     ("HunyuanVideoDecoder", "sp=*", ATTENTION): _AMONG_CONVOLUTIONS,
     ("WanDecoder", "sp=3", ATTENTION): _AMONG_CONVOLUTIONS,
-    ("Lumina2", "sp=3", GATHER): _GROUPED,
-    ("NucleusMoE", "sp=3", GATHER): _GROUPED,
-    ("NucleusMoE", "sp=4", GATHER): _GROUPED,
-    ("Cosmos3Omni", "sp=3", GATHER): _GROUPED,
-    ("OmniGen", "sp=3", GATHER): "attention: one gather of keys and values instead of two exchanges",
-    ("HiDream", "sp=3", GATHER): "fv.eager_call: experts that stay Python read whole tokens",
-    ("Flux3", "sp=3", GATHER): "attention over ten words: one gather of keys and values instead of two exchanges",
-    ("Proteina", "sp=3", GATHER): "products over pairs of tokens, one side of which must be whole",
 }
 """Class, pattern of settings and bound to the op that forces it. An error is never among them."""
 
@@ -49,28 +40,17 @@ def broken(case: ZooCase, setting: Setting, row: ZooRow) -> set[str]:
         found.add(WORK)
     if row.attention is not None and row.attention > MOST_ATTENTION:
         found.add(ATTENTION)
-    if case in DITS and token_gathers(setting, row):
+    if case in DITS and any(gather.verdict == "dearer" for gather in unwanted(setting, row)):
         found.add(GATHER)
     return found
 
 
-def token_gathers(setting: Setting, row: ZooRow) -> list[str]:
-    """Blocks that gather a stream of tokens, though each rank has two heads and exchanging them takes fewer bytes.
-
-    On axes that divide tokens alone: where weights are cut, a gather is one half of the sum over the ranks.
-    """
+def unwanted(setting: Setting, row: ZooRow) -> list[TokenGather]:
+    """Gathers of the token stream that are not cheaper than doing without, where ranks could have heads instead."""
     parallel = setting.parallel
-    if parallel.tp > 1:
+    if not can_exchange(setting.heads, parallel.num_ranks // parallel.cfg):
         return []
-    division = Division(parallel.sp, parallel.num_ranks // parallel.sp)
-    return [
-        block.path
-        for block in steady(row.blocks)
-        if any(numel >= stream(block) / 2 for numel in block.gathers)
-        and stream(block)
-        and can_exchange(setting.heads, parallel.sp)
-        and block.bytes > UNEVEN * exchanged(block, division)
-    ]
+    return [gather for gather in row.gathers if gather.verdict != "cheaper"]
 
 
 def can_exchange(heads: int, ranks: int) -> bool:

@@ -22,7 +22,11 @@ MESHES = {
     "sp=2 tp=2": Parallel(sp=2, tp=2),
     "sp=4 tp=2": Parallel(sp=4, tp=2),
     "cfg=2 sp=2": Parallel(cfg=2, sp=2),
+    "ring=2": Parallel(ring=2),
+    "sp=2 ring=2": Parallel(sp=2, ring=2),
 }
+RINGS = ("Wan", "HunyuanVideo", "Flux", "SD3", "einops")
+"""Classes that are also divided with keys and values that travel; where an attention is causal, it cannot."""
 UNDIVIDED = {9: 2, 10: 4, 12: 8}
 """Number of heads to a number of ranks that does not divide it."""
 
@@ -46,7 +50,8 @@ class Setting:
 def settings(case: ZooCase) -> list[Setting]:
     """All of a class: those that share a model stand together."""
     guided = [name for name, parallel in MESHES.items() if parallel.cfg > 1]
-    plain = [Setting(name) for name in MESHES if name not in guided]
+    rings = [name for name, parallel in MESHES.items() if parallel.ring > 1 and case.name not in RINGS]
+    plain = [Setting(name) for name in MESHES if name not in (*guided, *rings)]
     ranks = UNDIVIDED[case.odd_heads]
     odd = [Setting(f"{axis}={ranks}", heads=case.odd_heads) for axis in ("sp", "tp")]
     return [*plain, *odd, *[Setting(name, batch=2) for name in guided if case.batched]]

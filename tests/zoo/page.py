@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from typing import Any
 
 from ..e2e.measuring import MOST_ATTENTION, MOST_WORK
@@ -35,11 +36,15 @@ on a part of them. `coverage.json` has the figures of every row.
   each rank can hold the text whole. An attention over a short text, or over more rows than there are ranks, counts
   nothing. It is read from the program and no proof: less may cross where a second stream stays whole on every rank,
   or where values are cast inside the model, and the ratio is then below one.
-- No repeated block of a denoiser gathers a stream of tokens on a mesh of `sp` where each rank has two heads or more,
-  unless that takes fewer bytes than to exchange tokens for heads, or the busiest rank would have 15 % more heads than
-  its share.
-- The program is planned in the same way when every name in it is replaced by a random word (checked on `sp=2` and
-  `tp=2`).
+- *token gathers*: all-gathers of half of a stream of tokens or more inside repeated blocks, after the first of its
+  kind, each with what `explain()` says for it. *cheaper*: with it, the ops that read it take no longer than in the
+  cheapest way to run them without. *for* an op: there is no way without, since the op reads all of it; on `tp`, matmuls
+  whose weights are cut read whole tokens, and the gather is one half of the sum over the ranks. *step*: a part of a
+  longer move. *dearer*: none of these, which breaks the bound for a denoiser whose ranks have two heads or more, none
+  of them 15 % more than its share.
+  `–`: not judged, as in rows of earlier runs, which are kept until their turn comes again.
+- *renamed*: whether the program is planned in the same way when every name in it is replaced by a random word;
+  checked where both `sp` and `tp` are planned.
 - The number of heads is 8, and stands with the mesh where it is another: one that the ranks do not divide.
 """
 PLANS = """\
@@ -67,6 +72,10 @@ def page(rows: list[Row], plans: list[Row]) -> str:
     if EXCEPTIONS:
         lines = [f"- {name}, {setting}, {bound}: {reason}" for (name, setting, bound), reason in EXCEPTIONS.items()]
         parts += ["## Exceptions\n\nBounds that a class does not keep, and the op that forces it.\n", *lines, ""]
+    parts += [
+        "## Ops that need whole tokens\n\nFound by `explain()` in denoisers whose ranks have two heads or more.\n"
+    ]
+    parts += [_forced(rows)]
     wrong = [f"- {row['class']}, {row['setting']}: {', '.join(row['wrong'])}" for row in rows if row["wrong"]]
     if wrong:
         parts += ["## Not kept\n\nBounds that a row breaks, and that no exception covers.\n", *wrong, ""]
@@ -84,8 +93,8 @@ def _extent(found: dict[tuple[str, str], Row]) -> str:
 
 def _table(cases: tuple[ZooCase, ...], found: dict[tuple[str, str], Row]) -> str:
     lines = [
-        "| class | in fp32 | setting | error | work | attention | block | × floor |",
-        "|---|---|---|--:|--:|--:|---|--:|",
+        "| class | in fp32 | setting | error | work | attention | block | × floor | token gathers | renamed |",
+        "|---|---|---|--:|--:|--:|---|--:|---|---|",
     ]
     for case in cases:
         name, casts = case.name, case.casts or "–"
@@ -101,11 +110,30 @@ def _table(cases: tuple[ZooCase, ...], found: dict[tuple[str, str], Row]) -> str
 
 def _cells(row: Row) -> list[str]:
     if "error" not in row:
-        return ["refused", "–", "–", row["refused"].replace("|", "/"), "–"]
+        return ["refused", "–", "–", row["refused"].replace("|", "/"), "–", "–", ""]
     attention = "–" if row["attention"] is None else f"{row['attention']:.2f}"
     counts = ", ".join(f"{number} {SHORT[op]}" for op, number in sorted(row["block"].items())) or "none"
     ratio = f"{row['block_bytes'] / row['floor_bytes']:.2f}" if row["floor_bytes"] else "–"
-    return [f"{row['error']:.0e}", f"{row['work']:.3f}", attention, counts, ratio]
+    gathers = _gathers(row["gathers"]) if "gathers" in row else "–"
+    renamed = {True: "same", False: "other", None: ""}[row.get("scrambled")]
+    return [f"{row['error']:.0e}", f"{row['work']:.3f}", attention, counts, ratio, gathers, renamed]
+
+
+def _gathers(gathers: list[list[str]]) -> str:
+    """E.g. ``4 cheaper, 2 for fv.linear_gelu``."""
+    said = Counter(f"for {' and '.join(ops)}" if verdict == "needed" else verdict for _, verdict, *ops in gathers)
+    return ", ".join(f"{number} {what}" for what, number in sorted(said.items())) or "none"
+
+
+def _forced(rows: list[Row]) -> str:
+    """The ops that need whole tokens, by axis, and the classes in which they do."""
+    found: dict[tuple[str, str], set[str]] = {}
+    for row in rows:
+        for axis, verdict, *ops in row.get("unwanted", ()):
+            for op in ops if verdict == "needed" else ():
+                found.setdefault((axis, op), set()).add(row["class"])
+    lines = [f"- `{axis}`, {op}: {', '.join(sorted(names))}" for (axis, op), names in sorted(found.items())]
+    return "\n".join(lines) + "\n"
 
 
 def _plan(row: Row) -> str:

@@ -22,6 +22,7 @@ from ..e2e.scrambling import nameless, scrambled
 from ..models import Inputs
 from .blocks import BlockTraffic, block_paths, steady, traffic
 from .cases import ZooCase
+from .gathers import TokenGather, token_gathers
 from .meshes import HEADS, Setting
 
 SEEDS = (0, 1, 2)
@@ -37,6 +38,7 @@ class ZooRow:
         attention: of the busiest rank, as a multiple of an even share of eager's; None without attention.
         collectives: of the whole model.
         blocks: what crosses in each repeated block.
+        gathers: of the token stream, in repeated blocks.
         program: the planned one.
     """
 
@@ -45,6 +47,7 @@ class ZooRow:
     attention: float | None
     collectives: Counter[str]
     blocks: list[BlockTraffic]
+    gathers: list[TokenGather]
     program: ir.Program
 
     @property
@@ -109,12 +112,14 @@ def run_on(found: Subject, setting: Setting) -> ZooRow:
         errors += errors_of(outputs, found.expected[first])
         program = compiled.programs[0]
     whole = found.eager.attention[None]
+    blocks = traffic(program, block_paths(found.model))
     return ZooRow(
         error=max(errors),
         work=sum(flops for rank, flops in work.total.items() if rank is not None) / found.eager.total[None],
         attention=attention_share(work, whole) if whole else None,
         collectives=collectives_of(program),
-        blocks=traffic(program, block_paths(found.model)),
+        blocks=blocks,
+        gathers=token_gathers(program, blocks),
         program=program,
     )
 

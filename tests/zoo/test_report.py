@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 
-from .meshes import quick_settings, settings
+from .meshes import settings
 from .page import page
 from .report import DATA, PAGE, tasks
 from .zoo import ZOO
@@ -19,6 +19,9 @@ ROW = {
     "block": {"all_to_all": 2},
     "block_bytes": 1200,
     "floor_bytes": 1000,
+    "gathers": [["sp", "cheaper"], ["sp", "needed", "aten.sort.default"]],
+    "unwanted": [["sp", "needed", "aten.sort.default"]],
+    "scrambled": True,
     "wrong": [],
 }
 
@@ -32,13 +35,11 @@ def asked(done: set[tuple[str, str]]) -> list[tuple[str, str]]:
     return found
 
 
-def test_every_setting_is_run_once_and_the_quick_ones_first() -> None:
+def test_every_setting_is_run_once() -> None:
     every = {(case.name, str(setting)) for case in ZOO for setting in settings(case)}
     order = asked(set())
     assert len(order) == len(every)
     assert set(order) == every
-    quick = {(case.name, str(s)) for case in ZOO for s in quick_settings(case)}
-    assert set(order[: len(quick)]) == quick
 
 
 def test_rows_that_are_there_are_not_run_again() -> None:
@@ -53,8 +54,10 @@ def test_page_shows_each_row_and_how_many_are_missing() -> None:
     slow = ROW | {"setting": "tp=2", "wrong": ["work"]}
     text = page([ROW, refused, slow], plans)
     assert "- Wan, tp=2: work" in text
-    assert "| Wan | norms and modulation | sp=2 | 2e-16 | 1.015 | 1.00 | 2 a2a | 1.20 |" in text
-    assert "| WanDecoder | – | sp=2 | refused | – | – | axis 'sp' / of 2 ranks | – |" in text
+    cells = "| Wan | norms and modulation | sp=2 | 2e-16 | 1.015 | 1.00 | 2 a2a | 1.20 |"
+    assert f"{cells} 1 cheaper, 1 for aten.sort.default | same |" in text
+    assert "- `sp`, aten.sort.default: Wan\n" in text
+    assert "| WanDecoder | – | sp=2 | refused | – | – | axis 'sp' / of 2 ranks | – | – |  |" in text
     assert "3 rows: 2 ran, 1 are refused; " in text
     assert "| Wan | 2 | blocks | 2 | 7 | 2 | 7 |" in text
 

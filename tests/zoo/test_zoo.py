@@ -18,6 +18,7 @@ from fastvideo_ir.errors import FastVideoError
 
 from .bounds import EXCEPTIONS, REFUSED, broken, expected, refusal
 from .cases import EXACT, ZooCase
+from .gathers import TokenGather
 from .meshes import HEADS, MESHES, Setting, by_model, quick_settings, settings
 from .running import names_decide_nothing, rounds_to_fp32, run_on, subject
 from .zoo import GROUPS, ZOO
@@ -90,9 +91,16 @@ def test_a_broken_bound_is_noticed() -> None:
     case, setting = ZOO[0], Setting("sp=2")
     row = run_on(subject(case), setting)
     assert broken(case, setting, row) == set()
-    wrong = replace(row, error=1e-3, work=2.0, attention=2.0)
-    assert broken(case, setting, wrong) == {"error", "work", "attention"}
-    for block in wrong.blocks:
-        block.gathers.append(10**9)
-        block.bytes *= 3
-    assert "gather" in broken(case, setting, wrong)
+    wrong = replace(row, error=1e-3, work=2.0, attention=2.0, gathers=[TokenGather("sp", "dearer")])
+    assert broken(case, setting, wrong) == {"error", "work", "attention", "gather"}
+    assert broken(case, setting, replace(row, gathers=[TokenGather("sp", "cheaper")])) == set()
+
+
+def test_gather_of_the_token_stream_is_judged_by_what_explain_says() -> None:
+    """Around attention tokens are exchanged, not gathered; where weights are cut, no gather is dearer than none."""
+    (case,) = [case for case in ZOO if case.name == "einops"]
+    found = subject(case)
+    assert run_on(found, Setting("sp=2")).gathers == []
+    judged = {gather.verdict for gather in run_on(found, Setting("tp=2")).gathers}
+    assert "cheaper" in judged
+    assert "dearer" not in judged

@@ -67,6 +67,8 @@ class _OneKernel(TorchSdpa):
         return answer if isinstance(answer, No) else Yes(preferred=False)
 
     def run(self, q: Tensor, k: Tensor, v: Tensor, mask: Tensor | None, scale: float | None, causal: bool) -> Tensor:
+        if not q.is_cuda:  # the op can be called anywhere, as those of all backends
+            return super().run(q, k, v, mask, scale, causal)
         with sdpa_kernel(self.kernel):
             return super().run(q, k, v, mask, scale, causal)
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import functools
 import gc
+import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Any
@@ -21,9 +22,20 @@ def traced_memos_cleared() -> Iterator[None]:
         yield
     finally:
         kind = type(functools.lru_cache(lambda: None))
-        for value in gc.get_objects():
+        for value in _objects():
             if type(value) is kind and _holds_traced(value):
                 value.cache_clear()
+
+
+def _objects() -> Iterator[Any]:
+    """All that the collector knows; where ``gc.freeze`` hides what was there, also what modules and classes hold."""
+    yield from gc.get_objects()
+    if gc.get_freeze_count():
+        for module in list(sys.modules.values()):
+            for value in list(getattr(module, "__dict__", {}).values()):
+                yield value
+                if issubclass(type(value), type):  # asks nothing of the value itself
+                    yield from list(vars(value).values())
 
 
 def _holds_traced(value: Any, depth: int = 0) -> bool:

@@ -12,6 +12,7 @@ import torch
 from torch import fx
 from torch.utils.flop_counter import FlopCounterMode
 
+import fastvideo.backends.attention  # noqa: F401  (its ops have the rule of attention)
 from fastvideo_ir.factors import FactorRule, RuleBuilder, product
 from fastvideo_ir.graph import on_device
 from fastvideo_ir.ops import OpDef, registry

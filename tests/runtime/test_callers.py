@@ -12,7 +12,9 @@ from .programs import FAULT_OPS, wait_until_gone
 
 ROOT = Path(__file__).parents[2]
 SCRIPT = f"""
+import signal
 import sys
+signal.signal(signal.SIGINT, signal.default_int_handler)  # a shell's background jobs inherit that it is ignored
 import torch
 import fastvideo_ir as ir
 from fastvideo.runtime.executors import WorkerGroup

@@ -127,13 +127,11 @@ def run_on(found: Subject, setting: Setting) -> ZooRow:
 def names_decide_nothing(found: Subject, row: ZooRow) -> bool:
     """Whether the program is planned in the same way when everything in it bears another name."""
     captured, mesh = found.captures.known[0].program, row.program.mesh
-    programs = [scrambled(captured, seed=len(found.inputs))]
-    if len(found.captures.known) > 1:  # the row's program may be another one
-        programs.append(captured.copy())
-    for program in programs:
+    programs = [scrambled(captured, seed=len(found.inputs)), captured.copy()]
+    for program in programs:  # the row's program may be of another capture, or assume something of masks
         program.mesh = mesh
         ir.run_passes(program, default_pipeline(Target(mesh.num_ranks)))
-    return nameless(programs[0]) == nameless((*programs, row.program)[1])
+    return nameless(programs[0]) == nameless(programs[1])
 
 
 def rounds_to_fp32(program: ir.Program) -> bool:

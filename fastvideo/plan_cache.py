@@ -139,20 +139,6 @@ class PlanCache:
         settings = (self._settings.verify, torch.get_default_dtype(), numeric_settings())
         return _digest(FORMAT, _surroundings(), _device(place), settings, structure, fingerprint(module))[:40]
 
-    def _plan_key(self, program: ir.Program, passes: Sequence[ir.Pass]) -> str | None:
-        """None where passes decide by running the program, or where the program or a pass has no text."""
-        if self._settings.quantization is not None or program.functions or self._settings.dump is not None:
-            return None
-        ops = [
-            (op.name, op.traits, op.rule, op.localize, op.flops, op.expansion) for op in ir.ops.registry.ops.values()
-        ]
-        try:
-            made_by = fingerprint(list(passes), list(attention.backends().values()), ops)
-            text = ir.print_program(program)
-        except (NoFingerprintError, ParseError):
-            return None
-        return f"plan-{_digest(FORMAT, _surroundings(), _device(self._settings.device), made_by, text)[:40]}"
-
 
 def _digest(*parts: object) -> str:
     return hashlib.sha256(repr(parts).encode()).hexdigest()

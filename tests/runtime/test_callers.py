@@ -15,6 +15,7 @@ SCRIPT = f"""
 import signal
 import sys
 signal.signal(signal.SIGINT, signal.default_int_handler)  # a shell's background jobs inherit that it is ignored
+signal.pthread_sigmask(signal.SIG_UNBLOCK, {{signal.SIGINT}})
 import torch
 import fastvideo_ir as ir
 from fastvideo.runtime.executors import WorkerGroup

@@ -1,21 +1,20 @@
 """What a plan takes for granted of the inputs' values, so that it can be asked again at every call.
 
-Passes are functions of a program and their options alone. One that could make use of values offers an *observer*, a
-program that computes what it wants to know from the inputs; what that finds for the call at hand becomes an option.
+Passes are functions of a program and their options alone. One that could make use of values is an
+:class:`fastvideo_ir.ObservingPass`; what its observer finds for the call at hand becomes an option of it.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from typing import Any
 
 import torch
 from torch import Tensor
 
 import fastvideo_ir as ir
-
-from .passes.eliminate_mask import EliminateMask
+from fastvideo_ir.errors import InvalidArgumentError
 
 
 @dataclass(frozen=True)
@@ -53,20 +52,27 @@ def assume(
         program: what the passes will be run on.
         passes: the passes.
         evaluate: runs a program on the inputs that are compiled for.
+
+    Raises:
+        InvalidArgumentError: several passes ask.
     """
-    at = next((number for number, step in enumerate(passes) if isinstance(step, EliminateMask)), len(passes))
-    before, after = list(passes[:at]), list(passes[at:])
-    if not after:
-        return before, None
-    step, seen = after[0], program.copy()
-    assert isinstance(step, EliminateMask)
-    ir.run_passes(seen, before)
+    asking = [(number, step) for number, step in enumerate(passes) if isinstance(step, ir.ObservingPass)]
+    if len(asking) > 1:
+        names = " and ".join(step.name for _, step in asking)
+        raise InvalidArgumentError(
+            f"{names} ask of the inputs' values; one pass of a pipeline may", hint="leave one out"
+        )
+    if not asking:
+        return list(passes), None
+    ((at, step),) = asking
+    seen = program.copy()
+    ir.run_passes(seen, passes[:at])
     observer = step.observer(seen)
     if observer is None:
-        return [*before, *after], None
+        return list(passes), None
     found = _numbers(evaluate(observer))
-    told = replace(step, kinds=found)
-    return [*before, told, *after[1:]], Assumption(observer, found, told.meanings(seen))
+    told = step.told(found)
+    return [*passes[:at], told, *passes[at + 1 :]], Assumption(observer, found, told.meanings(seen))
 
 
 def _numbers(values: Sequence[Tensor]) -> tuple[int, ...]:

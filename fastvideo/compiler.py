@@ -28,7 +28,6 @@ from .passes.pipelines import resolve_pipeline
 from .plan_cache import PlanCache
 from .ranks import Ranks
 from .report import Report, report_of
-from .runtime.executors import MpExecutor
 from .runtime.memories import Scope
 from .settings import Settings
 from .specialization import Specialization, invariant_inputs, windows_of, with_own_constants
@@ -175,7 +174,7 @@ class CompiledModel:
             self._ranks.revive()
             self._ranks.update(self._all_params())
             for found in kept:
-                if not isinstance(found.executor, MpExecutor):  # also of a part that runs on one rank beside workers
+                if not found.executor.takes_new_weights:  # so may one be that runs on one rank beside workers
                     found.executor.close()
                     found.executor = self._ranks.executor(found.program, found.captured.params)
             self._state.accept()

@@ -5,7 +5,7 @@ from .factors import Factor, FactorKind, FactorRule, RuleBuilder, Strategy, Tens
 from .layout import Layout, Segment
 from .mesh import Mesh
 from .ops import OpDef, Trait
-from .pass_manager import Pass, run_passes
+from .pass_manager import ObservingPass, Pass, run_passes
 from .program import (
     DEVICE,
     Location,
@@ -36,6 +36,7 @@ __all__ = [
     "Location",
     "Mesh",
     "NodeInfo",
+    "ObservingPass",
     "OpDef",
     "Param",
     "ParamKind",

@@ -75,6 +75,29 @@ class Pass:
         return cls(**values)
 
 
+class ObservingPass(Pass):
+    """A pass that can make use of the inputs' values: it offers a program that computes what it wants to know of them.
+
+    Who compiles for a call runs that *observer* on the call's inputs, and tells the pass what it found. The program
+    then holds for calls of which the observer finds the same.
+    """
+
+    def observer(self, program: Program) -> Program | None:
+        """What computes the values from the inputs of ``program``, on which this pass will run; None: nothing is asked.
+
+        Each output is one number, an int64 scalar.
+        """
+        raise NotImplementedError
+
+    def told(self, found: tuple[int, ...]) -> ObservingPass:
+        """This pass, with what its observer has found as an option."""
+        raise NotImplementedError
+
+    def meanings(self, program: Program) -> tuple[str, ...]:
+        """What a pass that was told takes for granted of ``program``, in a user's words."""
+        raise NotImplementedError
+
+
 def _read_option(pass_name: str, key: str, text: str, default: Any) -> Any:
     kind = type(default)
     try:

@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import enum
 from collections.abc import Hashable, Sequence
+from dataclasses import replace
 from typing import Any
 
 import torch
@@ -54,7 +55,7 @@ _BECOMES = {
 }
 
 
-class EliminateMask(ir.Pass):
+class EliminateMask(ir.ObservingPass):
     """Stands before backends are selected: the fastest of them take lengths, but no masks.
 
     A mask is kept where it depends on weights, on random numbers or on what stays Python, and as lengths would be where
@@ -86,15 +87,15 @@ class EliminateMask(ir.Pass):
         rewriter.erase_dead()
 
     def observer(self, program: ir.Program) -> ir.Program | None:
-        """What computes ``kinds`` from the inputs of ``program``, on which this pass will run; None: no mask is known.
-
-        Each output is one number, an int64 scalar.
-        """
+        """What computes ``kinds``; None: no mask is known."""
         masks = _masks(program)
         return self._observer(program, masks) if masks else None
 
+    def told(self, found: tuple[int, ...]) -> EliminateMask:
+        return replace(self, kinds=found)
+
     def meanings(self, program: ir.Program) -> tuple[str, ...]:
-        """What becomes of the masks of ``program``, in a user's words."""
+        """What becomes of the masks."""
         sites = map(len, _masks(program).values())
         return tuple(f"{count} × {MaskKind(kind)}" for count, kind in zip(sites, self.kinds or (), strict=True))
 

@@ -43,7 +43,7 @@ def modulated_norm(
     Returns:
         Like ``x``, contiguous.
     """
-    if _on_kernel(x):
+    if has_kernel(x):
         from .norm_kernel import normalize_rows
 
         out = x.new_empty(x.shape, dtype=dtype)
@@ -84,7 +84,7 @@ def add_norm(
     Returns:
         The sum and its norm, both like ``x`` and contiguous.
     """
-    if _on_kernel(x):
+    if has_kernel(x):
         from .norm_kernel import normalize_rows
 
         total, out = x.new_empty(x.shape, dtype=total_dtype), x.new_empty(x.shape, dtype=dtype)
@@ -95,7 +95,8 @@ def add_norm(
     return total, _modulated(total, weight, bias, scale, shift, eps, rms, dtype)
 
 
-def _on_kernel(x: Tensor) -> bool:
+def has_kernel(x: Tensor) -> bool:
+    """Whether the norm kernels compute ``x``."""
     return x.device.type == "cuda" and x.dtype is not torch.float64 and x.numel() > 0
 
 

@@ -15,7 +15,7 @@ import fastvideo_ir as ir
 from fastvideo_ir.graph import bind, operand_type
 from fastvideo_ir.ops.define import broadcast
 
-from .modulated_norm import normalized
+from .modulated_norm import has_kernel, normalized
 from .quantization import widened
 
 _LARGEST_TILE = 8192
@@ -58,7 +58,7 @@ def norm_rotary(
     Returns:
         Like ``x``, contiguous.
     """
-    if x.device.type == "cuda" and x.dtype is not torch.float64 and x.numel():
+    if has_kernel(x):
         from .rotary_kernel import rotate_rows
 
         out = x.new_empty(x.shape, dtype=dtype)

@@ -5,7 +5,7 @@ from __future__ import annotations
 from abc import ABC, abstractmethod
 from collections.abc import Sequence
 from types import TracebackType
-from typing import Any, Self
+from typing import Any, ClassVar, Self
 
 from torch import Tensor
 
@@ -16,7 +16,13 @@ WHOLE = Scope()
 
 
 class Executor(ABC):
-    """One program, ready to run on its ranks. A context manager that closes itself."""
+    """One program, ready to run on its ranks. A context manager that closes itself.
+
+    Class attributes:
+        takes_new_weights: whether its ranks are sent new weights; otherwise it is made anew for them.
+    """
+
+    takes_new_weights: ClassVar[bool] = False
 
     @abstractmethod
     def run(self, inputs: Sequence[Tensor], scope: Scope = WHOLE) -> list[Any]:

@@ -305,6 +305,8 @@ class WorkerGroup:
 class MpExecutor(Executor):
     """One program on a :class:`WorkerGroup`; made by :meth:`WorkerGroup.load`."""
 
+    takes_new_weights = True
+
     def __init__(self, group: WorkerGroup, number: int) -> None:
         self._group = group
         self._number = number

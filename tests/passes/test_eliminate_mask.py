@@ -158,3 +158,10 @@ def test_kinds_of_other_masks_are_refused() -> None:
     before, _ = attention_under(KEYS)
     with pytest.raises(ir.errors.InvalidArgumentError, match="is told the kinds of 2 masks; there are 1"):
         run_passes(before, [EliminateMask(kinds=(1, 1))])
+
+
+def test_two_passes_cannot_both_ask_of_the_inputs() -> None:
+    with pytest.raises(
+        ir.errors.InvalidArgumentError, match="eliminate-mask and eliminate-mask ask of the inputs' values"
+    ):
+        assume(program("%x : f32[2] = input\n return (%x)"), [EliminateMask(), EliminateMask()], lambda observer: [])

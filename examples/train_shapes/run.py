@@ -5,12 +5,13 @@ from __future__ import annotations
 import argparse
 import math
 import time
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 
 SAVED_EVERY = 120.0
 """Seconds."""
@@ -52,16 +53,13 @@ class Run:
         """Whether this part is over; at least one step of it is done."""
         return time.monotonic() - self.started > self.minutes * 60
 
-    def is_done(self, step: int) -> bool:
-        """Whether the whole training is, after so many steps."""
-        return self._progress(step) >= 1
-
     @property
     def save_is_due(self) -> bool:
         """Whether more would be lost now than one wants to do again."""
         return time.monotonic() - self.saved > SAVED_EVERY
 
-    def _progress(self, step: int) -> float:
+    def progress(self, step: int) -> float:
+        """Of the whole training, after so many steps; 1 when it is done."""
         return max(step / self.steps, self.seconds / (self.total_minutes * 60))
 
     def load(self) -> dict[str, Any] | None:
@@ -81,7 +79,58 @@ class Run:
 
     def learning_rate(self, step: int, warmup: int = 100) -> float:
         """As a share of the largest: a warm-up, then half a cosine to zero."""
-        return min(1.0, (step + 1) / warmup) * 0.5 * (1 + math.cos(math.pi * min(self._progress(step), 1)))
+        return min(1.0, (step + 1) / warmup) * 0.5 * (1 + math.cos(math.pi * min(self.progress(step), 1)))
+
+
+class Replayed:
+    """Figures and gradients of a batch; on a GPU a graph that is replayed, one for each shape of batches, since
+    thousands of small kernels take longer to launch than to run.
+
+    The model's gradients are made once and written in place.
+
+    Args:
+        model: whose gradients are wanted.
+        function: of a batch's tensors and of options; works out gradients by ``backward`` and returns figures.
+    """
+
+    def __init__(self, model: nn.Module, function: Callable[..., dict[str, Tensor]]) -> None:
+        self._function = function
+        self._gradients = []
+        for parameter in model.parameters():
+            parameter.grad = torch.zeros_like(parameter)
+            self._gradients.append(parameter.grad)
+        self._graphs: dict[object, tuple[torch.cuda.CUDAGraph, tuple[Tensor, ...], dict[str, Tensor]]] = {}
+
+    def __call__(self, *batch: Tensor, **options: Any) -> dict[str, Tensor]:
+        if not batch[0].is_cuda:
+            return self._run(*batch, **options)
+        key = (*(tensor.shape for tensor in batch), *sorted(options.items()))
+        if key not in self._graphs:
+            self._graphs[key] = self._record(batch, options)
+        graph, held, figures = self._graphs[key]
+        for place, tensor in zip(held, batch, strict=True):
+            place.copy_(tensor)
+        graph.replay()
+        return figures
+
+    def _run(self, *batch: Tensor, **options: Any) -> dict[str, Tensor]:
+        torch._foreach_zero_(self._gradients)
+        return self._function(*batch, **options)
+
+    def _record(
+        self, batch: tuple[Tensor, ...], options: dict[str, Any]
+    ) -> tuple[torch.cuda.CUDAGraph, tuple[Tensor, ...], dict[str, Tensor]]:
+        held = tuple(tensor.clone() for tensor in batch)
+        side = torch.cuda.Stream()
+        side.wait_stream(torch.cuda.current_stream())
+        with torch.cuda.stream(side):
+            for _ in range(3):
+                self._run(*held, **options)
+        torch.cuda.current_stream().wait_stream(side)
+        graph = torch.cuda.CUDAGraph()
+        with torch.cuda.graph(graph):
+            figures = self._run(*held, **options)
+        return graph, held, figures
 
 
 def optimizers(model: nn.Module, learning_rate: float) -> list[torch.optim.Optimizer]:

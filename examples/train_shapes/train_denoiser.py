@@ -2,21 +2,24 @@
 
     python -m examples.train_shapes.train_denoiser --minutes 9      # again, until all steps are done
 
-The weights that are kept are an average over the last steps.
+What things look like is learnt from first frames alone, which are latents of their own in Wan's autoencoder and cost a
+fifth of a clip; how they move, from clips after that. The weights that are kept are an average over the last steps.
 """
 
 from __future__ import annotations
 
-import itertools
-from collections.abc import Iterator
-from typing import Any
+import argparse
+from functools import partial
+from pathlib import Path
 
 import torch
 from torch import Tensor, nn
 from torch.nn.utils import clip_grad_norm_
 
+from fastvideo.frontends import loading
+
 from .parts import FLOW_SHIFT, TEXT_LENGTH, build_text_encoder, build_tokenizer, build_transformer
-from .run import Run, advance, begin, optimizers, parser
+from .run import Replayed, Run, advance, begin, optimizers, parser
 
 LEARNING_RATE = 2e-3
 DROPPED = 0.1
@@ -25,6 +28,8 @@ LONG = 512
 LONG_SHARE = 0.5
 """Share of batches that are padded as Wan's own pipeline pads."""
 AVERAGED_OVER = 400
+STILLS_PER_CLIP = 4
+"""How many times more first frames than clips are in a batch."""
 
 
 class Denoiser(nn.Module):
@@ -39,7 +44,7 @@ class Denoiser(nn.Module):
         """The velocity.
 
         Args:
-            noisy: latents ``(batch, 8, 5, 16, 16)``.
+            noisy: latents ``(batch, 8, 5, 16, 16)``, or of fewer frames.
             sigma: share of noise ``(batch,)``.
             tokens: ``(batch, 64)``, padded with zeros.
             length: text tokens that the transformer is given.
@@ -51,18 +56,27 @@ class Denoiser(nn.Module):
         return velocity
 
 
-def batches(data: dict[str, Tensor], size: int, first: int, empty: Tensor, device: torch.device) -> Iterator[Any]:
-    """Latents and tokens for each step from ``first`` on; the same ones for a step, however often it was resumed."""
-    count = len(data["latents"])
-    latents, all_tokens = data["latents"].to(device), data["tokens"].to(device)
-    for step in itertools.count(first):
-        generator = torch.Generator().manual_seed(step)
-        chosen = torch.randint(count, (size,), generator=generator).to(device)
-        caption = torch.randint(all_tokens.shape[1], (size,), generator=generator).to(device)
-        dropped = (torch.rand(size, 1, generator=generator) < DROPPED).to(device)
-        tokens = torch.where(dropped, empty, all_tokens[chosen, caption].long())
-        is_long = float(torch.rand(1, generator=generator)) < LONG_SHARE
-        yield latents[chosen].float(), tokens, LONG if is_long else TEXT_LENGTH
+def draw_batch(
+    latents: Tensor, tokens: Tensor, empty: Tensor, step: int, size: int, *, stills: bool
+) -> tuple[Tensor, Tensor, int]:
+    """What a step learns from; the same for a step, however often the training was resumed.
+
+    Returns:
+        Latents ``(size, 8, 5, 16, 16)``, or ``(4 · size, 8, 1, 16, 16)`` of first frames; tokens ``(…, 64)``; and the
+        length that their text is padded to.
+    """
+    generator = torch.Generator().manual_seed(step)
+    size = size * STILLS_PER_CLIP if stills else size
+    chosen = torch.randint(len(latents), (size,), generator=generator).to(latents.device)
+    caption = torch.randint(tokens.shape[1], (size,), generator=generator).to(latents.device)
+    dropped = (torch.rand(size, 1, generator=generator) < DROPPED).to(latents.device)
+    is_long = not stills and float(torch.rand(1, generator=generator)) < LONG_SHARE
+    clips = latents[chosen, :, :1] if stills else latents[chosen]
+    return (
+        clips.float(),
+        torch.where(dropped, empty, tokens[chosen, caption].long()),
+        LONG if is_long else TEXT_LENGTH,
+    )
 
 
 def draw_sigma(size: int, device: torch.device) -> Tensor:
@@ -71,30 +85,48 @@ def draw_sigma(size: int, device: torch.device) -> Tensor:
     return FLOW_SHIFT * even / (1 + (FLOW_SHIFT - 1) * even)
 
 
-def train(run: Run, data: dict[str, Tensor], batch: int) -> None:
+def learn(denoiser: Denoiser, clean: Tensor, tokens: Tensor, *, length: int) -> dict[str, Tensor]:
+    """Gradients of a batch, and its loss."""
+    noise, sigma = torch.randn_like(clean), draw_sigma(len(clean), clean.device)
+    share = sigma.view(-1, 1, 1, 1, 1)
+    with torch.autocast(clean.device.type, torch.bfloat16, enabled=clean.is_cuda):
+        velocity = denoiser((1 - share) * clean + share * noise, sigma, tokens, length)
+    loss = nn.functional.mse_loss(velocity.float(), noise - clean)
+    loss.backward()
+    clip_grad_norm_(denoiser.parameters(), 1.0)
+    return {"loss": loss.detach()}
+
+
+def train(run: Run, data: dict[str, Tensor], options: argparse.Namespace) -> None:
     tokenizer = build_tokenizer()
-    model = Denoiser(len(tokenizer)).to(run.device)
-    averaged = {name: value.detach().clone() for name, value in model.state_dict().items()}
-    steppers = optimizers(model, LEARNING_RATE)
+    denoiser = Denoiser(len(tokenizer)).to(run.device)
     step = 0
     if (state := run.load()) is not None:
-        model.load_state_dict(state["model"])
+        denoiser.load_state_dict(state["model"])
+    elif options.start is not None:
+        opened = loading.open_pipeline(options.start)
+        for role, part in denoiser.named_children():
+            part.load_state_dict(opened.load(role, torch.float32, None).value.state_dict())
+    averaged = {name: value.detach().clone() for name, value in denoiser.state_dict().items()}
+    steppers = optimizers(denoiser, options.learning_rate)
+    if state is not None:
         averaged = state["averaged"]
         for stepper, stored in zip(steppers, state["optimizers"], strict=True):
             stepper.load_state_dict(stored)
         step = state["step"]
     torch.manual_seed(step)
     if run.device.type == "cuda":
-        for block in model.transformer.blocks:
+        for block in denoiser.transformer.blocks:
             block.compile(dynamic=False)
+    gradients = Replayed(denoiser, partial(learn, denoiser))
     mean, std = (data[name].to(run.device).view(1, -1, 1, 1, 1) for name in ("mean", "std"))
     empty = tokenizer("", padding="max_length", max_length=TEXT_LENGTH, return_tensors="pt").input_ids[0].to(run.device)
-    bf16 = torch.autocast(run.device.type, torch.bfloat16, enabled=run.device.type == "cuda")
+    latents, all_tokens = (data[name].to(run.device) for name in ("latents", "tokens"))
     total = torch.zeros((), device=run.device)
 
     def save() -> None:
         run.save(
-            model=model.state_dict(),
+            model=denoiser.state_dict(),
             averaged=averaged,
             optimizers=[stepper.state_dict() for stepper in steppers],
             step=step,
@@ -102,27 +134,18 @@ def train(run: Run, data: dict[str, Tensor], batch: int) -> None:
             std=data["std"],
         )
 
-    for clean, tokens, length in batches(data, batch, step, empty, run.device):
-        if run.is_done(step):
-            break
-        clean = (clean - mean) / std
-        noise, sigma = torch.randn_like(clean), draw_sigma(len(clean), run.device)
-        share = sigma.view(-1, 1, 1, 1, 1)
-        with bf16:
-            velocity = model((1 - share) * clean + share * noise, sigma, tokens, length)
-        loss = nn.functional.mse_loss(velocity.float(), noise - clean)
-        model.zero_grad(set_to_none=True)
-        loss.backward()
-        clip_grad_norm_(model.parameters(), 1.0)
-        advance(steppers, LEARNING_RATE * run.learning_rate(step))
+    while (progress := run.progress(step)) < 1:
+        stills = progress < options.stills_until
+        clean, tokens, length = draw_batch(latents, all_tokens, empty, step, options.batch or 128, stills=stills)
+        total += gradients((clean - mean) / std, tokens, length=length)["loss"]
+        advance(steppers, options.learning_rate * run.learning_rate(step))
         step += 1
         kept = min(1 - 1 / AVERAGED_OVER, step / (step + 10))
         with torch.no_grad():
-            values = list(model.state_dict().values())
+            values = list(denoiser.state_dict().values())
             torch._foreach_lerp_(list(averaged.values()), values, 1 - kept)
-        total += loss.detach()
         if step % 100 == 0:
-            print(f"step {step}: loss {total.item() / 100:.4f}, {run.seconds:.0f} s", flush=True)
+            print(f"step {step}{' of stills' * stills}: loss {total.item() / 100:.4f}, {run.seconds:.0f} s", flush=True)
             total.zero_()
         if run.out_of_time:
             break
@@ -133,13 +156,16 @@ def train(run: Run, data: dict[str, Tensor], batch: int) -> None:
 
 
 def main() -> None:
-    options = parser(__doc__ or "", steps=6000).parse_args()
+    arguments = parser(__doc__ or "", steps=6000)
+    arguments.add_argument("--start", type=Path, help="exported pipeline whose weights a new training starts from")
+    arguments.add_argument("--learning-rate", type=float, default=LEARNING_RATE, help="the largest")
+    arguments.add_argument("--stills-until", type=float, default=0.2, help="share of the training on stills")
+    options = arguments.parse_args()
     run = begin(options, "denoiser")
     file = run.folder / "data.pt"
     if not file.exists():
         raise SystemExit(f"error: '{file}' does not exist; run make_data first")
-    data = torch.load(file, weights_only=True)
-    train(run, data, options.batch or 128)
+    train(run, torch.load(file, weights_only=True), options)
 
 
 if __name__ == "__main__":

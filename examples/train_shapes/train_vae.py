@@ -10,6 +10,7 @@ when it has seen them.
 from __future__ import annotations
 
 import random
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -21,7 +22,7 @@ from torch.nn.utils import parametrize
 
 from .parts import BASE, build_vae
 from .render import NUM_FRAMES, render
-from .run import advance, begin, optimizers, parser
+from .run import Replayed, advance, begin, optimizers, parser
 from .scenes import sample_scene
 
 KL_WEIGHT = 1e-4
@@ -84,50 +85,19 @@ def weights(vae: AutoencoderKLWan) -> dict[str, Tensor]:
     return {name: state[name].view(shape) for name, shape in shapes.items()}
 
 
-class Gradients:
-    """Loss and gradients of a batch; on a GPU a graph that is replayed, since its thousands of small kernels take
-    longer to launch than to run.
-
-    Attributes:
-        figures: of the last batch.
-    """
-
-    def __init__(self, vae: AutoencoderKLWan, clips: Tensor) -> None:
-        self._vae, self._clips = vae, clips.clone()
-        self._graph: torch.cuda.CUDAGraph | None = None
-        self.figures: dict[str, Tensor] = {}
-        if clips.is_cuda:
-            side = torch.cuda.Stream()
-            side.wait_stream(torch.cuda.current_stream())
-            with torch.cuda.stream(side):
-                for _ in range(3):
-                    self._run()
-            torch.cuda.current_stream().wait_stream(side)
-            self._graph = torch.cuda.CUDAGraph()
-            with torch.cuda.graph(self._graph):
-                self._run()
-
-    def __call__(self, clips: Tensor) -> None:
-        self._clips.copy_(clips)
-        if self._graph is None:
-            self._run()
-        else:
-            self._graph.replay()
-
-    def _run(self) -> None:
-        self._vae.zero_grad(set_to_none=True)
-        clips = self._clips
-        with torch.autocast(clips.device.type, torch.bfloat16, enabled=clips.is_cuda):
-            posterior = self._vae.encode(clips).latent_dist
-            latents = posterior.mean + posterior.std * torch.randn_like(posterior.mean)
-            shown = decode(self._vae, latents)
-        loss = F.l1_loss(shown, clips) + F.mse_loss(shown, clips) + KL_WEIGHT * divergence(posterior)
-        loss.backward()
-        nn.utils.clip_grad_norm_(self._vae.parameters(), 1.0)
-        with torch.no_grad():
-            psnr = -10 * torch.log10(F.mse_loss(shown.clamp(-1, 1), clips) / 4)
-            noise = posterior.std.mean() / posterior.mean.std()
-        self.figures = {"loss": loss.detach(), "psnr": psnr, "noise": noise}
+def learn(vae: AutoencoderKLWan, clips: Tensor) -> dict[str, Tensor]:
+    """Gradients of a batch, and its figures."""
+    with torch.autocast(clips.device.type, torch.bfloat16, enabled=clips.is_cuda):
+        posterior = vae.encode(clips).latent_dist
+        latents = posterior.mean + posterior.std * torch.randn_like(posterior.mean)
+        shown = decode(vae, latents)
+    loss = F.l1_loss(shown, clips) + F.mse_loss(shown, clips) + KL_WEIGHT * divergence(posterior)
+    loss.backward()
+    nn.utils.clip_grad_norm_(vae.parameters(), 1.0)
+    with torch.no_grad():
+        psnr = -10 * torch.log10(F.mse_loss(shown.clamp(-1, 1), clips) / 4)
+        noise = posterior.std.mean() / posterior.mean.std()
+    return {"loss": loss.detach(), "psnr": psnr, "noise": noise}
 
 
 def divergence(posterior: Any) -> Tensor:
@@ -161,15 +131,15 @@ def main() -> None:
         run.save(model=weights(vae), optimizers=[stepper.state_dict() for stepper in steppers], step=step)
 
     drawn = draw(step // DRAWN_AT_ONCE, batch, options.frames, run.device)
-    gradients = Gradients(vae, drawn[0])
-    while not run.is_done(step):
+    gradients = Replayed(vae, partial(learn, vae))
+    while run.progress(step) < 1:
         if step % DRAWN_AT_ONCE == 0:
             drawn = draw(step // DRAWN_AT_ONCE, batch, options.frames, run.device)
-        gradients(drawn[step % DRAWN_AT_ONCE])
+        figures = gradients(drawn[step % DRAWN_AT_ONCE])
         advance(steppers, LEARNING_RATE * run.learning_rate(step))
         step += 1
         if step % 100 == 0 or step == run.steps:
-            loss, psnr, noise = (float(gradients.figures[name]) for name in ("loss", "psnr", "noise"))
+            loss, psnr, noise = (float(figures[name]) for name in ("loss", "psnr", "noise"))
             print(f"step {step}: loss {loss:.4f}, {psnr:.1f} dB, noise {noise:.3f}, {run.seconds:.0f} s", flush=True)
         if run.out_of_time:
             break

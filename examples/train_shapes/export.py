@@ -25,7 +25,7 @@ SAMPLING = {
     "fps": 8,
     "num_inference_steps": 30,
     "guidance_scale": 4.0,
-    "max_sequence_length": 512,
+    "max_sequence_length": 64,
 }
 """Best settings, which travel with the weights."""
 

@@ -115,14 +115,19 @@ def describe(scene: Scene, random_: random.Random) -> str:
     >>> describe(scene, random.Random(0))
     'a small red star spins on the left and a medium blue ring rises on the right, on a gray background, in dim light'
     """
-    phrases = []
-    for item, place in zip(scene.objects, _PLACES[len(scene.objects)], strict=True):
-        verb = random_.choice(_VERBS[item.motion])
-        phrases.append(" ".join(part for part in (f"a {item.size} {item.colour} {item.shape}", verb, place) if part))
-    *first, last = phrases
+    *first, last = phrases(scene, random_)
     objects = f"{', '.join(first)} and {last}" if first else last
     light = random_.choice(_LIGHT_WORDS[scene.light])
     return ", ".join(part for part in (objects, f"on a {scene.background} background", light) if part)
+
+
+def phrases(scene: Scene, random_: random.Random) -> list[str]:
+    """What the caption says of each object; :func:`describe` draws the same words from the same state."""
+    found = []
+    for item, place in zip(scene.objects, _PLACES[len(scene.objects)], strict=True):
+        verb = random_.choice(_VERBS[item.motion])
+        found.append(" ".join(part for part in (f"a {item.size} {item.colour} {item.shape}", verb, place) if part))
+    return found
 
 
 def held_out_set(count: int, seed: int = 20260101) -> list[tuple[str, Scene]]:

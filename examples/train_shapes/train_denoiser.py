@@ -1,4 +1,4 @@
-"""Part 3: the denoiser and its text encoder, together, by flow matching (Lipman et al., Flow Matching, 2023).
+"""Part 4: the denoiser, by flow matching (Lipman et al., Flow Matching, 2023).
 
     python -m examples.train_shapes.train_denoiser --minutes 9      # again, until all steps are done
 
@@ -33,11 +33,11 @@ STILLS_PER_CLIP = 4
 
 
 class Denoiser(nn.Module):
-    """What is trained: text encoder and transformer."""
+    """The transformer, which is trained, behind the text encoder, which has been."""
 
     def __init__(self, vocab_size: int) -> None:
         super().__init__()
-        self.text_encoder = build_text_encoder(vocab_size)
+        self.text_encoder = build_text_encoder(vocab_size).requires_grad_(False)
         self.transformer = build_transformer()
 
     def forward(self, noisy: Tensor, sigma: Tensor, tokens: Tensor, length: int) -> Tensor:
@@ -50,7 +50,8 @@ class Denoiser(nn.Module):
             length: text tokens that the transformer is given.
         """
         mask = tokens != 0
-        text = self.text_encoder(tokens, attention_mask=mask.long()).last_hidden_state * mask[..., None]
+        with torch.no_grad():
+            text = self.text_encoder(tokens, attention_mask=mask.long()).last_hidden_state * mask[..., None]
         text = nn.functional.pad(text, (0, 0, 0, length - text.shape[1]))
         velocity: Tensor = self.transformer(noisy, sigma * 1000, text, return_dict=False)[0]
         return velocity
@@ -79,15 +80,15 @@ def draw_batch(
     )
 
 
-def draw_sigma(size: int, device: torch.device) -> Tensor:
+def draw_sigma(size: int, shift: float, device: torch.device) -> Tensor:
     """Logit-normal, then shifted towards noise (Esser et al., Scaling Rectified Flow Transformers, 2024)."""
     even = torch.sigmoid(torch.randn(size, device=device))
-    return FLOW_SHIFT * even / (1 + (FLOW_SHIFT - 1) * even)
+    return shift * even / (1 + (shift - 1) * even)
 
 
-def learn(denoiser: Denoiser, clean: Tensor, tokens: Tensor, *, length: int) -> dict[str, Tensor]:
+def learn(denoiser: Denoiser, shift: float, clean: Tensor, tokens: Tensor, *, length: int) -> dict[str, Tensor]:
     """Gradients of a batch, and its loss."""
-    noise, sigma = torch.randn_like(clean), draw_sigma(len(clean), clean.device)
+    noise, sigma = torch.randn_like(clean), draw_sigma(len(clean), shift, clean.device)
     share = sigma.view(-1, 1, 1, 1, 1)
     with torch.autocast(clean.device.type, torch.bfloat16, enabled=clean.is_cuda):
         velocity = denoiser((1 - share) * clean + share * noise, sigma, tokens, length)
@@ -103,10 +104,12 @@ def train(run: Run, data: dict[str, Tensor], options: argparse.Namespace) -> Non
     step = 0
     if (state := run.load()) is not None:
         denoiser.load_state_dict(state["model"])
-    elif options.start is not None:
-        opened = loading.open_pipeline(options.start)
-        for role, part in denoiser.named_children():
-            part.load_state_dict(opened.load(role, torch.float32, None).value.state_dict())
+    else:
+        trained = torch.load(run.folder / "text.pt", map_location="cpu", weights_only=True)
+        denoiser.text_encoder.load_state_dict(trained["model"])
+        if options.start is not None:
+            started = loading.open_pipeline(options.start).load("transformer", torch.float32, None).value
+            denoiser.transformer.load_state_dict(started.state_dict())
     averaged = {name: value.detach().clone() for name, value in denoiser.state_dict().items()}
     steppers = optimizers(denoiser, options.learning_rate)
     if state is not None:
@@ -118,7 +121,7 @@ def train(run: Run, data: dict[str, Tensor], options: argparse.Namespace) -> Non
     if run.device.type == "cuda":
         for block in denoiser.transformer.blocks:
             block.compile(dynamic=False)
-    gradients = Replayed(denoiser, partial(learn, denoiser))
+    gradients = Replayed(denoiser, partial(learn, denoiser, options.shift))
     mean, std = (data[name].to(run.device).view(1, -1, 1, 1, 1) for name in ("mean", "std"))
     empty = tokenizer("", padding="max_length", max_length=TEXT_LENGTH, return_tensors="pt").input_ids[0].to(run.device)
     latents, all_tokens = (data[name].to(run.device) for name in ("latents", "tokens"))
@@ -157,15 +160,16 @@ def train(run: Run, data: dict[str, Tensor], options: argparse.Namespace) -> Non
 
 def main() -> None:
     arguments = parser(__doc__ or "", steps=6000)
-    arguments.add_argument("--start", type=Path, help="exported pipeline whose weights a new training starts from")
+    arguments.add_argument("--start", type=Path, help="pipeline whose transformer a new training starts from")
     arguments.add_argument("--learning-rate", type=float, default=LEARNING_RATE, help="the largest")
     arguments.add_argument("--stills-until", type=float, default=0.2, help="share of the training on stills")
+    arguments.add_argument("--shift", type=float, default=FLOW_SHIFT, help="towards noise, where scenes are laid out")
     options = arguments.parse_args()
     run = begin(options, "denoiser")
-    file = run.folder / "data.pt"
-    if not file.exists():
-        raise SystemExit(f"error: '{file}' does not exist; run make_data first")
-    train(run, torch.load(file, weights_only=True), options)
+    for name, part in (("text", "train_text"), ("data", "make_data")):
+        if not (run.folder / f"{name}.pt").exists():
+            raise SystemExit(f"error: '{run.folder / name}.pt' does not exist; run {part} first")
+    train(run, torch.load(run.folder / "data.pt", weights_only=True), options)
 
 
 if __name__ == "__main__":

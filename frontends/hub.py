@@ -14,6 +14,8 @@ _HUB_ID = re.compile(r"[A-Za-z0-9][\w.-]*/[\w.-]+")
 # Everything a component needs, and no pickles or Python code. Chat templates (.jinja) run in Transformers' sandbox.
 SHIPPED = "fastvideo.json"
 """Best settings that the authors of weights ship with them."""
+BUILT_IN = Path(__file__).parent / "weights"
+"""Trained pipelines that come with the package; ``fastvideo/NAME`` names one."""
 _CONFIG_FILES = ("*.json",)
 _ALL_FILES = ("*.json", "*.safetensors", "*.model", "*.txt", "*.jinja")
 
@@ -28,6 +30,8 @@ def local_folder(path_or_id: str | os.PathLike[str]) -> Path | None:
     folder = Path(text).expanduser()
     if folder.is_dir():
         return folder
+    if text in built_in():
+        return BUILT_IN / folder.name
     if folder.exists():
         raise ir.errors.PipelineLoadError(
             f"{text!r} is a file, not a pipeline folder", hint="give the folder that holds model_index.json"
@@ -38,6 +42,11 @@ def local_folder(path_or_id: str | os.PathLike[str]) -> Path | None:
             hint="give a folder in Diffusers layout, or an id of the form owner/name",
         )
     return None
+
+
+def built_in() -> list[str]:
+    """Ids of the pipelines that need no download."""
+    return sorted(f"fastvideo/{folder.name}" for folder in BUILT_IN.iterdir() if folder.is_dir())
 
 
 def is_id(text: str) -> bool:

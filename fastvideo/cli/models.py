@@ -1,4 +1,4 @@
-"""``fastvideo models``: the families that can be generated with, their hub ids and their defaults."""
+"""``fastvideo models``: the families that can be generated with, their ids and their defaults."""
 
 from __future__ import annotations
 
@@ -14,27 +14,36 @@ def models(
     as_json: Annotated[bool, typer.Option("--json", help="Print JSON, with all defaults.")] = False,
     debug: DEBUG = False,
 ) -> None:
-    """List the model families, the hub ids that they are known under, and their defaults."""
+    """List the model families, the ids that they are known under, and their defaults."""
     entries = known_models()
     if as_json:
         typer.echo(json.dumps(entries, indent=2, ensure_ascii=False))
         return
     from ..report.text import aligned
 
-    rows = [("hub id", "family", "size", "frames", "fps", "steps", "guidance")]
+    rows = [("id", "family", "size", "frames", "fps", "steps", "guidance")]
     for entry in entries:
         d = entry["defaults"]
         size = f"{d.get('width')}×{d.get('height')}"
         numbers = [f"{d.get(name, '')}" for name in ("num_frames", "fps", "num_inference_steps", "guidance_scale")]
         rows.append((entry["id"] or "(any)", entry["family"], size, *numbers))
     typer.echo("\n".join(aligned(rows)))
-    typer.echo("\nA folder in Diffusers layout of the same pipeline class works as well as a hub id.")
+    built_in = " and ".join(entry["id"] for entry in entries if entry["built_in"])
+    typer.echo(f"\n{built_in} comes with the package; the others are downloaded from the hub when they are first used.")
+    typer.echo("A folder in Diffusers layout of the same pipeline class works as well as a hub id.")
 
 
 def known_models() -> list[dict[str, Any]]:
-    """One entry per hub id: family, pipeline class and defaults."""
+    """One entry per id: family, pipeline class and defaults; first those that come with the package."""
+    from ..frontends import hub, loading
     from ..frontends.families import FAMILIES
 
+    shipped = [
+        (model_id, loading.read_family(model_id), loading.read_defaults(model_id)) for model_id in hub.built_in()
+    ]
+    known = [
+        (model_id, family, family.defaults_for(model_id)) for family in FAMILIES for model_id in family.ids or (None,)
+    ]
     return [
         {
             "id": model_id,
@@ -42,8 +51,8 @@ def known_models() -> list[dict[str, Any]]:
             "pipeline_class": family.pipeline_class,
             "takes_picture": family.picture is not None,
             "needs_picture": family.picture is not None and family.picture.required,
-            "defaults": dict(family.defaults_for(model_id)),
+            "built_in": number < len(shipped),
+            "defaults": dict(defaults),
         }
-        for family in FAMILIES
-        for model_id in family.ids or (None,)
+        for number, (model_id, family, defaults) in enumerate([*shipped, *known])
     ]

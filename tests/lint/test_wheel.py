@@ -48,7 +48,7 @@ def test_links_are_relative() -> None:
 def test_wheel_holds_every_module_as_a_file(wheel: Path) -> None:
     expected = {
         name_in_wheel(path)
-        for path in project_files(ROOT, ".py", ".json", ".yaml", ".fvir")
+        for path in project_files(ROOT, ".py", ".json", ".yaml", ".fvir", ".safetensors")
         if path.parts[0] in PACKAGES
     }
     with zipfile.ZipFile(wheel) as archive:

@@ -1,4 +1,4 @@
-"""Part 4: the pipeline folder in Diffusers layout, bfloat16, in files of at most 15 MB.
+"""Part 5: the pipeline folder in Diffusers layout, bfloat16, in files of at most 15 MB.
 
 python -m examples.train_shapes.export --folder outputs/shapes --to outputs/shapes/pipeline
 """

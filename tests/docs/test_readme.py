@@ -43,7 +43,9 @@ def run_python(words: list[str], cwd: Path, script: str | None = None) -> str:
 
 def check_output(printed: str, cwd: Path) -> None:
     """What the samples print is right."""
-    assert re.search(r"^outputs/a-large-yellow-star-grows-on-a-navy-background.mp4 \d+\.\d s of denoising$", printed, re.M)
+    assert re.search(
+        r"^outputs/a-large-yellow-star-grows-on-a-navy-background.mp4 \d+\.\d s of denoising$", printed, re.M
+    )
     assert (cwd / "outputs" / "a-large-yellow-star-grows-on-a-navy-background.mp4").stat().st_size > 1000
     check_compiled(printed)
 

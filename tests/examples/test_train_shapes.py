@@ -12,8 +12,10 @@ import pytest
 import torch
 
 from examples.train_shapes.detect import score
+from examples.train_shapes.parts import build_tokenizer
 from examples.train_shapes.render import render
-from examples.train_shapes.scenes import MOTIONS, SHAPES, Scene, describe, held_out_set, sample_scene
+from examples.train_shapes.scenes import COLOURS, MOTIONS, SHAPES, Scene, describe, held_out_set, sample_scene
+from examples.train_shapes.train_text import NOTHING, draw_captions
 
 
 def frames(scenes: list[Scene]) -> list[object]:
@@ -59,6 +61,22 @@ def test_captions_vary() -> None:
     assert len({describe(scene, random.Random(seed)) for seed in range(20)}) > 1
 
 
+def test_every_word_of_a_phrase_stands_for_its_object() -> None:
+    tokenizer = build_tokenizer()
+    tokens, labels = draw_captions(3, 12, tokenizer)
+    scenes = set()
+    for words, told in zip(tokens, labels, strict=True):
+        inside = told[:, 0] != NOTHING
+        named = [word.removeprefix("▁") for word in tokenizer.convert_ids_to_tokens(words[inside].tolist())]
+        for word, (colour, shape, *_) in zip(named, told[inside].tolist(), strict=True):
+            assert word not in COLOURS or list(COLOURS)[colour] == word
+            assert word not in SHAPES or SHAPES[shape] == word
+        places = told[inside, -1].unique()
+        assert sum(word in SHAPES for word in named) == sum(word in COLOURS for word in named) == len(places)
+        scenes.add(tuple(places.tolist()))
+    assert scenes == {(0,), (1, 2), (3, 4, 5)}
+
+
 def test_training_goes_on_where_it_stopped(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -69,6 +87,7 @@ def test_training_goes_on_where_it_stopped(
 
     assert part("train_vae", "--steps", "1", "--batch", "1").startswith("1 of 1 steps")
     assert part("make_data", "--clips", "4").startswith("4 clips")
+    assert part("train_text", "--steps", "1", "--batch", "2").startswith("1 of 1 steps")
     assert part("train_denoiser", "--steps", "2", "--batch", "2", "--minutes", "0.0001").startswith("1 of 2 steps")
     assert part("train_denoiser", "--steps", "2", "--batch", "2").startswith("2 of 2 steps")
     assert part("export", "--to", str(tmp_path / "pipeline")).endswith("MB in all")

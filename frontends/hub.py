@@ -14,6 +14,8 @@ _HUB_ID = re.compile(r"[A-Za-z0-9][\w.-]*/[\w.-]+")
 # Everything a component needs, and no pickles or Python code. Chat templates (.jinja) run in Transformers' sandbox.
 SHIPPED = "fastvideo.json"
 """Best settings that the authors of weights ship with them."""
+OWNER = "fastvideo"
+"""Of ids that are found without the hub."""
 BUILT_IN = Path(__file__).parent / "weights"
 """Trained pipelines that come with the package; ``fastvideo/NAME`` names one."""
 _CONFIG_FILES = ("*.json",)
@@ -25,12 +27,15 @@ def local_folder(path_or_id: str | os.PathLike[str]) -> Path | None:
 
     Raises:
         PipelineLoadError: it is neither a folder here nor of the form of a hub id.
+        UnknownNameError: it is of the form of a pipeline that comes with the package, and none is called so.
     """
     text = os.fspath(path_or_id)
     folder = Path(text).expanduser()
     if folder.is_dir():
         return folder
-    if text in built_in():
+    if text.startswith(f"{OWNER}/"):
+        if text not in built_in():
+            raise ir.errors.UnknownNameError("built-in pipeline", text, built_in())
         return BUILT_IN / folder.name
     if folder.exists():
         raise ir.errors.PipelineLoadError(
@@ -46,7 +51,7 @@ def local_folder(path_or_id: str | os.PathLike[str]) -> Path | None:
 
 def built_in() -> list[str]:
     """Ids of the pipelines that need no download."""
-    return sorted(f"fastvideo/{folder.name}" for folder in BUILT_IN.iterdir() if folder.is_dir())
+    return sorted(f"{OWNER}/{folder.name}" for folder in BUILT_IN.iterdir() if folder.is_dir())
 
 
 def is_id(text: str) -> bool:

@@ -12,6 +12,7 @@ from examples.train_shapes.detect import score
 from examples.train_shapes.scenes import held_out_set
 from fastvideo import VideoGenerator
 from fastvideo.frontends import hub, loading
+from fastvideo_ir.errors import UnknownNameError
 
 from .test_parity import distance
 
@@ -62,6 +63,11 @@ def test_diffusers_makes_the_same_latents_from_the_same_folder(generator: VideoG
     )
     assert video.latents is not None
     assert distance(video.latents, wanted) < 1e-4
+
+
+def test_a_typo_does_not_go_to_the_hub() -> None:
+    with pytest.raises(UnknownNameError, match=r"unknown built-in pipeline 'fastvideo/shape'.*did you mean"):
+        VideoGenerator.from_pretrained("fastvideo/shape")
 
 
 def test_no_file_is_large() -> None:

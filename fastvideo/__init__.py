@@ -14,7 +14,7 @@ if TYPE_CHECKING:
     from fastvideo_ir.errors import FastVideoError
 
     from .backends.attention import AttentionBackend, AttentionSite, No, SlidingTile, Yes
-    from .compiler import CompiledModel, IdleRanksWarning
+    from .compiler import CompiledModel
     from .entry import compile
     from .extension import register_attention_backend, register_op, register_pass
     from .frontends.own_models import register_model
@@ -22,6 +22,7 @@ if TYPE_CHECKING:
     from .parallel import Parallel
     from .pipeline_compiler import CompiledPipeline
     from .pipeline_config import PipelineConfig
+    from .program_planner import IdleRanksWarning
     from .runtime.pipeline import StepInfo
     from .sampling_param import SamplingParam
     from .video_generator import VideoGenerator
@@ -35,7 +36,7 @@ _HOMES = {
     "CompiledPipeline": ".pipeline_compiler",
     "DistributedAttention": ".layers",
     "FastVideoError": "fastvideo_ir.errors",
-    "IdleRanksWarning": ".compiler",
+    "IdleRanksWarning": ".program_planner",
     "No": ".backends.attention",
     "Parallel": ".parallel",
     "Pass": "fastvideo_ir",

@@ -20,14 +20,19 @@ from .frontends import loading
 from .frontends.capture.checks import check_model
 from .frontends.families import Family
 from .frontends.own_models import OwnModel
+from .in_place import compile_in_place
 from .parallel import Parallel
 from .ranks import Ranks
+from .residency import Residency
 from .runtime.pipeline import ComposedPipelineBase
 from .runtime.pipeline.own_denoiser import OwnDenoiser
+from .runtime.turns import VisitingModule
 from .settings import Settings
 
 DENOISER = "transformer"
 """The role that a denoiser of one's own takes."""
+DECODER = "vae"
+"""The role that makes frames of latents."""
 DType = str | torch.dtype
 _DTYPES = {str(d).removeprefix("torch."): d for d in (torch.float64, torch.float32, torch.bfloat16, torch.float16)}
 
@@ -56,11 +61,12 @@ def assemble(
     pipeline: loading.PipelineFolder,
     own: OwnModel | None,
     settings: Settings,
-    place: torch.device,
     dtypes: Mapping[str, torch.dtype],
     scheduler: Mapping[str, Any] | None,
     pipeline_class: type[ComposedPipelineBase],
     compile_encoders: bool | None,
+    residency: Residency,
+    compile_vae: bool | None,
 ) -> tuple[ComposedPipelineBase, ExitStack]:
     """Load and compile.
 
@@ -68,22 +74,26 @@ def assemble(
         pipeline: from :func:`open_source`.
         own: takes the denoiser's place.
         settings: of the denoisers; all compiled parts share their ranks.
-        place: where parts that are not compiled, and the caller's tensors, live.
         dtypes: per role that has weights.
         scheduler: config entries that replace the scheduler's own.
         pipeline_class: the stages.
         compile_encoders: whether the family's encoders run on the ranks too; None is yes where there are several.
+        residency: which weights stay on the devices.
+        compile_vae: whether the decoder of the VAE is a program on the ranks too; its weights stay there then. None is
+            no.
 
     Returns:
         The pipeline, and what to close when it is not needed any more.
 
     Raises:
-        InvalidArgumentError: ``compile_encoders`` is something else.
+        InvalidArgumentError: ``compile_encoders`` or ``compile_vae`` is something else.
     """
-    if compile_encoders not in (None, True, False):
-        raise ir.errors.InvalidArgumentError(f"compile_encoders={compile_encoders!r}: expected True, False or None")
+    for option, asked in (("compile_encoders", compile_encoders), ("compile_vae", compile_vae)):
+        if asked not in (None, True, False):
+            raise ir.errors.InvalidArgumentError(f"{option}={asked!r}: expected True, False or None")
     with_encoders = settings.num_ranks > 1 if compile_encoders is None else compile_encoders
     load_plugins()
+    turns, place = residency.turns, settings.device
     components: dict[str, loading.Component] = {}
     ranks = Ranks()
     with ExitStack() as resources:
@@ -94,23 +104,47 @@ def assemble(
                 component = loading.Component(mine.load(dtype), pipeline.configs[role], dtype)
             else:
                 component = pipeline.load(role, dtype, scheduler if role == "scheduler" else None)
-            if isinstance(component.value, torch.nn.Module):
+            in_place = compile_vae is True and role == DECODER
+            if isinstance(component.value, torch.nn.Module) and (turns is None or in_place):
                 component.value.to(place)
             if role in pipeline.family.compiled:
                 name = type(component.value).__name__
-                told = replace(settings, invariant=pipeline.family.text)
-                model = CompiledModel(check_model(component.value), told, ranks)
+                told = replace(residency.settings_for(role, settings), invariant=pipeline.family.text)
+                model = CompiledModel(check_model(component.value), told, ranks, turns=turns)
                 resources.callback(model.close)
                 if settings.parallel is not None:
                     settings.parallel.check_names(model.__signature__, name)
-                value = OwnDenoiser(model, model.__signature__, name, pipeline.family) if mine is not None else model
-                component = replace(component, value=value)
+                entry = OwnDenoiser(model, model.__signature__, name, pipeline.family) if mine is not None else model
+                component = replace(component, value=entry)
+            elif in_place:
+                side = _side_settings(residency.settings_for(role, settings), role, None)
+                stay = replace(side, offload="none")  # its encoder, which is called as it is, needs the device too
+                compile_in_place(component.value, role, pipeline.family.name, stay, ranks, resources, turns, stays=True)
             elif with_encoders and role in pipeline.family.encoders:
-                encoder = CompiledModel(_encoder(component.value), _encoder_settings(settings, role), ranks)
+                encoder = CompiledModel(
+                    _encoder(component.value),
+                    _side_settings(residency.settings_for(role, settings), role, Parallel(tp=settings.num_ranks)),
+                    ranks,
+                    turns=turns,
+                )
                 resources.callback(encoder.close)
                 component = replace(component, value=encoder)
+            elif isinstance(component.value, torch.nn.Module) and turns is not None:
+                VisitingModule(component.value, place, turns)
             components[role] = component
         return pipeline_class(pipeline, components, place), resources.pop_all()
+
+
+def compiled_parts(components: Mapping[str, loading.Component]) -> dict[str, CompiledModel]:
+    """The programs among the components, or in place of their methods, by role."""
+    found = {}
+    for role, component in components.items():
+        value = component.value.model if isinstance(component.value, OwnDenoiser) else component.value
+        decode = vars(value).get("decode") if isinstance(value, torch.nn.Module) else None
+        for candidate in (value, decode):
+            if isinstance(candidate, CompiledModel):
+                found[role] = candidate
+    return found
 
 
 def _encoder(module: torch.nn.Module) -> torch.nn.Module:
@@ -122,14 +156,14 @@ def _encoder(module: torch.nn.Module) -> torch.nn.Module:
     return module
 
 
-def _encoder_settings(settings: Settings, role: str) -> Settings:
-    """For a module that runs once a prompt: exact, divided by tensor parallelism, and no code is generated for it.
+def _side_settings(settings: Settings, role: str, parallel: Parallel | None) -> Settings:
+    """For a module that runs once a prompt: exact, divided as is said, and no code is generated for it.
 
     What is approximated or chosen for the denoiser does not hold for it, and neither do pins of the denoiser's mesh.
     """
     return replace(
         settings,
-        parallel=Parallel(tp=settings.num_ranks),
+        parallel=parallel,
         attention_backend=attention.AUTO,
         quantization=None,
         cache=None,
@@ -162,6 +196,17 @@ def resolve_dtypes(
             raise ir.errors.UnknownNameError("component with a dtype", role, resolved)
         resolved[role] = as_dtype(value)
     return resolved
+
+
+def one_dtype(
+    dtype: DType | Mapping[str, DType] | None, torch_dtype: DType | Mapping[str, DType] | None
+) -> DType | Mapping[str, DType] | None:
+    """What was given under either name. Raises InvalidArgumentError for both."""
+    if dtype is not None and torch_dtype is not None:
+        raise ir.errors.InvalidArgumentError(
+            "both dtype and torch_dtype were given", hint="they mean the same; give one of them"
+        )
+    return dtype if dtype is not None else torch_dtype
 
 
 def as_dtype(value: DType) -> torch.dtype:

@@ -5,10 +5,10 @@ from __future__ import annotations
 import inspect
 import itertools
 import threading
-import warnings
-from collections.abc import Callable, Hashable, Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Hashable, Iterator
+from contextlib import contextmanager, nullcontext
 from dataclasses import replace
+from functools import partial
 from types import TracebackType
 from typing import Any, Self
 
@@ -16,29 +16,30 @@ import torch
 from torch import Tensor, nn
 
 import fastvideo_ir as ir
-from fastvideo_ir.errors import CaptureError, FastVideoError, IdleAxisError, InvalidArgumentError
+from fastvideo_ir.errors import CaptureError, FastVideoError, InvalidArgumentError
 from fastvideo_ir.pass_manager import Dump, Instrument, Timing
 
-from .assumption import Assumption, assume
 from .comparison import Comparison, compare
 from .frontends.capture import Captured, Signature, capture
 from .frontends.capture.signature import BoundCall, bind
+from .frontends.capture.visiting import WeightsVisit
+from .memory_limit import check_memory, visits_op_by_op
 from .model_state import ModelState
 from .passes.pipelines import resolve_pipeline
 from .plan_cache import PlanCache
+from .planned import Planned
+from .program_planner import ProgramPlanner
 from .ranks import Ranks
 from .report import Report, report_of
+from .runtime.executors import Executor
 from .runtime.memories import Scope
+from .runtime.turns import HomeWeights, Turns
 from .settings import Settings
-from .specialization import Specialization, invariant_inputs, windows_of, with_own_constants
+from .specialization import InvariantInputs, Specialization, invariant_inputs, windows_of, with_own_constants
 from .stopwatch import Stopwatch
 
 MOST_RECAPTURES = 3  # for values of one guard that served one call each: then the next will not come again either
 MOST_VALUES = 8  # programs kept for one signature; that which was not used for longest goes first
-
-
-class IdleRanksWarning(UserWarning):
-    """A part of a pipeline runs on one rank, since dividing it over all of them is not possible."""
 
 
 class CompiledModel:
@@ -50,18 +51,29 @@ class CompiledModel:
     """
 
     def __init__(
-        self, model: nn.Module, settings: Settings, ranks: Ranks | None = None, *, whole_if_idle: bool = False
+        self,
+        model: nn.Module,
+        settings: Settings,
+        ranks: Ranks | None = None,
+        *,
+        whole_if_idle: bool = False,
+        turns: Turns | None = None,
+        stays: bool = False,
     ) -> None:
         self._model = model
         self.__signature__ = inspect.signature(model.forward)  # what inspect and editors show
         self._settings = settings
         self._specializations: dict[Signature, list[Specialization]] = {}
         self._ranks = (ranks or Ranks()).join(settings)
-        self._whole_if_idle = whole_if_idle
+        self._turns = turns
+        self._visits = turns is not None and not stays
+        self._weights = HomeWeights(model, settings.device)
+        self._streams = visits_op_by_op(model, settings, visits=self._visits)
         self._lock = threading.RLock()
         self._closed = False
         self._state = ModelState(model)
         self._plans = PlanCache(model, settings)
+        self._planner = ProgramPlanner(type(model).__name__, settings, self._plans, whole_if_idle=whole_if_idle)
         self._constants = itertools.count()
         self._step: int | None = None
         self.extra_outputs: list[Any] = []
@@ -111,8 +123,9 @@ class CompiledModel:
             found, inputs = self._prepared(args, kwargs)
             approximate = found.run(inputs, self._scope, self._step)
             passes = resolve_pipeline(self._settings.passes, replace(self._settings.target, invariant=()))
-            program, _ = self._planned(found.captured, [kept for step in passes if (kept := step.exact()) is not None])
-            with self._ranks.executor(program, found.captured.params) as executor:
+            exact_passes = [kept for step in passes if (kept := step.exact()) is not None]
+            program, _ = self._planner.run_passes(found.captured, exact_passes)
+            with self._executor(program, found.captured) as executor:
                 exact = executor.run(inputs)
             return compare([name for step in passes if (name := step.approximates) is not None], approximate, exact)
 
@@ -176,7 +189,7 @@ class CompiledModel:
             for found in kept:
                 if not found.executor.takes_new_weights:  # so may one be that runs on one rank beside workers
                     found.executor.close()
-                    found.executor = self._ranks.executor(found.program, found.captured.params)
+                    found.executor = self._executor(found.program, found.captured)
             self._state.accept()
             self.reset_cache()
 
@@ -206,8 +219,16 @@ class CompiledModel:
             if tensor.is_meta:
                 raise InvalidArgumentError(f"argument {path!r} is on the meta device: it has no values")
         self._ranks.revive()
+        if self._turns is not None:
+            self._turns.take(self)
         found = self._specialization(call)
         return found, found.captured.call.flatten(args, kwargs)
+
+    def leave(self) -> None:
+        """Free the devices' memory for another model whose turn it is; the next call brings the weights back."""
+        for entries in self._specializations.values():
+            for found in entries:
+                found.executor.rest()
 
     def _refuse_if_closed(self) -> None:
         if self._closed:
@@ -254,7 +275,8 @@ class CompiledModel:
         values: dict[tuple[str, int], set[Hashable]] = {}
         captured: Captured | None = None
         single_use = 0
-        for found in sorted(entries, key=lambda entry: entry.assumption is None):  # what assumes most is fastest
+        # What assumes most is fastest.
+        for found in sorted(entries, key=lambda entry: entry.planned.assumption is None):
             guards = found.captured.guards
             index = guards.changed(found.captured.params, call.tensors) if guards else None
             if guards is not None and index is not None:
@@ -295,96 +317,71 @@ class CompiledModel:
         """
         watch = Stopwatch()
         settings = self._settings
-        place = self._device
         if settings.parallel is not None:
             settings.parallel.check_inputs(call.paths, call.tensors)
-        args, kwargs = call.arguments([tensor.to(place) for tensor in call.tensors])
-        captured = captured or self._captured(call, place, watch)
+        if captured is None:
+            self._state.accept()
         timing = Timing()
+        with self._weights.visit() if self._visits and not self._streams else nullcontext():
+            captured = captured or self._captured(call, watch)
+            invariant = invariant_inputs(captured, settings.invariant)
+            planned = self._planned(call, captured, invariant, may_assume, timing)
+        watch.lap("plan")
+        self._state.accept(ignored=captured.report.rewritten)
+        if self._visits:
+            captured.params.update(self._current_params(captured))  # those at home
+        otherwise = partial(self._planner.plan_otherwise, captured, planned)
+        check_memory(type(self._model).__name__, planned, otherwise)
+        windows = windows_of(planned.program, captured.program, settings.attention_backend)
+        executor = self._executor(planned.program, captured)
+        watch.lap("ranks and weights")
+        made = Specialization(captured, planned, executor, timing, watch, self._plans.note)
+        return replace(made, windows=windows, invariant=invariant)
+
+    def _captured(self, call: BoundCall, watch: Stopwatch) -> Captured:
+        """The model as this call shows it, from disk or traced; its weights are where it computes."""
+        placed = replace(call, tensors=[tensor.to(self._device) for tensor in call.tensors])
+        kept = self._plans.capture_of(placed)
+        watch.lap("cache")
+        args, kwargs = placed.arguments(placed.tensors)
+        verify = self._settings.verify
+        captured = kept or capture(self._model, tuple(args), kwargs, verify=verify, verify_on=self._visited)
+        if kept is None:
+            watch.lap("capture", verification=captured.report.verifying_seconds)
+            self._plans.keep_capture(captured)
+        return with_own_constants(captured, self._constants)
+
+    def _planned(
+        self, call: BoundCall, captured: Captured, invariant: InvariantInputs, may_assume: bool, timing: Timing
+    ) -> Planned:
+        """The program for a call; the model's weights are where it computes."""
+        settings, place = self._settings, self._device
         watchers: list[Instrument] = [timing]
         if settings.dump:
             number = sum(map(len, self._specializations.values()))
             watchers.append(Dump(settings.dump if number == 0 else settings.dump / f"signature-{number}"))
         program, params = captured.program, captured.params
+        args, kwargs = call.arguments([tensor.to(place) for tensor in call.tensors])
         inputs = captured.call.flatten(tuple(args), kwargs)
 
         def evaluate(probe: ir.Program) -> list[Any]:
-            with torch.autocast(place.type, enabled=False):
+            there = self._visited or place
+            with torch.autocast(there.type, enabled=False), WeightsVisit(there) if self._visited else nullcontext():
                 windows = windows_of(probe, program, settings.attention_backend)
                 given = inputs if windows is None else [*inputs, windows.table[0].to(place)]
-                return ir.interpreter.evaluate(probe, params, given, place)
+                return ir.interpreter.evaluate(probe, params, given, there)
 
-        invariant = invariant_inputs(captured, settings.invariant)
         names = tuple(program.input_nodes[index].name for index in invariant.indices)
         target = replace(settings.target, evaluate=evaluate if settings.verify else None, invariant=names)
-        observe = evaluate if may_assume else None
-        try:
-            planned, assumption = self._planned(captured, resolve_pipeline(settings.passes, target), watchers, observe)
-        except IdleAxisError as error:
-            if not self._whole_if_idle or settings.parallel is not None:
-                raise
-            warnings.warn(
-                f"{type(self._model).__name__} runs on one of {settings.num_ranks} ranks: {error.message}",
-                IdleRanksWarning,
-                stacklevel=2,
-            )
-            alone = resolve_pipeline(settings.passes, replace(target, ranks=1))
-            planned, assumption = self._planned(captured, alone, watchers, observe)
-        watch.lap("plan")
-        windows = windows_of(planned, program, settings.attention_backend)
-        executor = self._ranks.executor(planned, params)
-        watch.lap("ranks and weights")
-        made = Specialization(captured, planned, executor, timing, watch, self._plans.note)
-        return replace(made, windows=windows, assumption=assumption, invariant=invariant)
+        return self._planner.plan(captured, target, watchers, evaluate if may_assume else None)
 
-    def _captured(self, call: BoundCall, place: torch.device, watch: Stopwatch) -> Captured:
-        """The model as this call shows it, from disk or traced."""
-        self._state.accept()
-        placed = replace(call, tensors=[tensor.to(place) for tensor in call.tensors])
-        kept = self._plans.capture_of(placed)
-        watch.lap("cache")
-        args, kwargs = placed.arguments(placed.tensors)
-        captured = kept or capture(self._model, tuple(args), kwargs, verify=self._settings.verify)
-        if kept is None:
-            watch.lap("capture", verification=captured.report.verifying_seconds)
-            self._plans.keep_capture(captured)
-        self._state.accept(ignored=captured.report.rewritten)
-        return with_own_constants(captured, self._constants)
+    @property
+    def _visited(self) -> torch.device | None:
+        """The device that weights visit op by op for as long as the model is compiled; None where they are there."""
+        return self._settings.device if self._streams else None
 
-    def _planned(
-        self,
-        captured: Captured,
-        passes: list[ir.Pass],
-        watchers: Sequence[Instrument] = (),
-        observe: Callable[[ir.Program], Sequence[Any]] | None = None,
-    ) -> tuple[ir.Program, Assumption | None]:
-        """The captured program after ``passes``, ready for the ranks, and what it takes for granted of its inputs.
-
-        ``observe`` runs a program on inputs that may be taken for granted; None: nothing may.
-        """
-        settings = self._settings
-        program = captured.program.copy()
-        if settings.parallel is not None:
-            settings.parallel.annotate(program, captured.call.paths)
-        passes, assumption = (passes, None) if observe is None else assume(program, passes, observe)
-        key = self._plans.plan_key(program, passes)
-        kept = self._plans.plan_at(key) if key else None
-        if kept is None:
-            ir.run_passes(program, passes, watchers)
-        program = kept or program
-        if program.stage < ir.Stage.COMMUNICATING and program.mesh.num_ranks > 1:
-            raise InvalidArgumentError(
-                f"the passes leave the program at stage {program.stage.name}; ranks need COMMUNICATING",
-                hint="start from 'default', or end with plan-sharding, insert-reshards, lower-reshards",
-            )
-        if program.mesh.num_ranks != settings.num_ranks and not self._whole_if_idle:
-            raise InvalidArgumentError(
-                f"the passes leave the program with {program.mesh}, but it is compiled for {settings.num_ranks} ranks",
-                hint="keep choose-mesh among the passes, or pin the division with parallel=Parallel(...)",
-            )
-        if key and kept is None:
-            self._plans.keep_plan(key, program)
-        return program, assumption
+    def _executor(self, program: ir.Program, captured: Captured) -> Executor:
+        return self._ranks.executor(program, captured.params, visiting=self._visits)
 
     def _all_params(self) -> dict[str, Tensor]:
         entries = [found for several in self._specializations.values() for found in several]

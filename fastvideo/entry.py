@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import inspect
 from collections.abc import Sequence
+from dataclasses import replace
 from typing import Any, overload
 
 import torch
 from torch import nn
 
-from fastvideo_ir.errors import InvalidArgumentError, UnknownNameError
+from fastvideo_ir.errors import InvalidArgumentError
 
 from .backends import attention
 from .compiler import CompiledModel
@@ -17,7 +18,9 @@ from .extension import load_plugins
 from .frontends.capture.checks import check_model
 from .parallel import Parallel
 from .pipeline_compiler import CompiledPipeline, is_pipeline
+from .runtime.devices import bytes_on
 from .settings import resolve_settings
+from .specialization import check_invariant
 
 
 @overload
@@ -42,6 +45,8 @@ def compile(  # type: ignore[misc]  # the overloads leave the options to what fo
     components: Sequence[str] | None = None,
     invariant: Sequence[str] = (),
     verify: bool = True,
+    offload: str = "auto",
+    max_memory: int | str | None = None,
 ) -> CompiledModel | CompiledPipeline:
     """Compile a model, or a whole Diffusers pipeline, for inference on ``num_gpus`` ranks.
 
@@ -71,6 +76,11 @@ def compile(  # type: ignore[misc]  # the overloads leave the options to what fo
             is computed when one of their tensors is another than before or was written to, and kept by every rank, for
             the last two sets of them; :meth:`CompiledModel.reset_cache` lets go of it. Writes through ``.data`` or
             NumPy leave no trace and are not seen.
+        offload: where unused weights are. ``"none"``: on the device. ``"blocks"``: in the host's memory;
+            those of a block are fetched while the block before it runs. ``"sequential"``, of a pipeline: in the host's
+            memory but for the module that runs. ``"auto"``: on the device as far as the predicted peak fits there.
+        max_memory: what each device may give, in bytes or as in ``"24GiB"``; None is what is free, and on the CPU no
+            limit.
         verify: check each capture bit for bit against the model, on the first inputs and on others. Without it nothing
             is run to compile, so that approximate passes decide without measuring.
 
@@ -78,27 +88,47 @@ def compile(  # type: ignore[misc]  # the overloads leave the options to what fo
         InvalidArgumentError: an argument that can never work.
         UnknownNameError: a backend, format, pass or executor that does not exist; tells the nearest.
         BackendUnavailableError: the device cannot run the format.
+
+    A call raises DeviceMemoryError where its predicted peak does not fit; the text names settings with which it would.
     """
     load_plugins()
     if not is_pipeline(model):
+        if offload == "sequential":
+            raise InvalidArgumentError(
+                "offload='sequential' lets the modules of a pipeline take turns, and one model has none to take turns "
+                "with",
+                hint="use offload='blocks'",
+            )
         if components is not None:
             raise InvalidArgumentError("components= is for a pipeline; the model is compiled as it is")
         module = check_model(model)
         signature, name = inspect.signature(module.forward), type(module).__name__
-        _check_invariant(invariant, signature, name)
+        check_invariant(invariant, signature, name)
         if isinstance(parallel, Parallel):
             parallel.check_names(signature, name)
     elif invariant:
         raise InvalidArgumentError("invariant= is for one model; name no arguments for a pipeline")
     settings = resolve_settings(
-        num_gpus, parallel, attention_backend, executor, device, passes, invariant, verify, quantization, cache
+        num_gpus,
+        parallel,
+        attention_backend,
+        executor,
+        device,
+        passes,
+        invariant,
+        verify,
+        quantization,
+        cache,
+        offload,
+        max_memory,
     )
+    if not is_pipeline(model) and offload == "blocks" and bytes_on(module, settings.device):
+        raise InvalidArgumentError(
+            f"offload='blocks' keeps weights in the host's memory, and those of {name} are on {settings.device}",
+            hint="leave the model on the CPU",
+        )
+    if max_memory is None:  # what the weights themselves take there is not free, but theirs
+        parts = model.components.values() if is_pipeline(model) else [module]
+        held = sum(bytes_on(part, settings.device) for part in parts if isinstance(part, nn.Module))
+        settings = replace(settings, memory=settings.memory + held)
     return CompiledPipeline(model, settings, components) if is_pipeline(model) else CompiledModel(module, settings)
-
-
-def _check_invariant(invariant: Sequence[str], signature: inspect.Signature, model: str) -> None:
-    if isinstance(invariant, str):
-        raise InvalidArgumentError(f"invariant={invariant!r} is one text; expected names, e.g. ({invariant!r},)")
-    for name in invariant:
-        if name not in signature.parameters:
-            raise UnknownNameError(f"argument of {model}.forward", name, signature.parameters)

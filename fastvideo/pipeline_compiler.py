@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-import copy
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from contextlib import ExitStack
 from types import TracebackType
 from typing import Any, Self
@@ -13,8 +12,11 @@ from torch import nn
 from fastvideo_ir.errors import InvalidArgumentError, UnknownNameError
 
 from .compiler import CompiledModel
-from .frontends.capture.checks import check_model
+from .in_place import compile_in_place
 from .ranks import Ranks
+from .residency import LIKELY_FITS
+from .runtime.devices import bytes_on
+from .runtime.turns import Turns
 from .settings import Settings
 
 _PIPELINE = "diffusers.pipelines.pipeline_utils.DiffusionPipeline"
@@ -29,29 +31,17 @@ class CompiledPipeline:
 
     def __init__(self, pipeline: Any, settings: Settings, components: Sequence[str] | None) -> None:
         found = {name: part for name, part in pipeline.components.items() if isinstance(part, nn.Module)}
+        owner = type(pipeline).__name__
         for name in components or ():
             if name not in found:
-                raise UnknownNameError(f"module of {type(pipeline).__name__}", name, found)
+                raise UnknownNameError(f"module of {owner}", name, found)
+        turns = _turns({name: found[name] for name in components or found}, settings)
         self._pipeline = pipeline
         self._compiled: dict[str, CompiledModel] = {}
         with ExitStack() as restore:
             ranks = Ranks()
             for name in components or found:
-                module = check_model(found[name])
-                method = "decode" if callable(getattr(module, "decode", None)) else "forward"
-                if method in vars(module):
-                    raise InvalidArgumentError(
-                        f"{name}.{method} of {type(pipeline).__name__} has been replaced already",
-                        hint="close what replaced it first; modules with offloading hooks cannot be compiled",
-                    )
-                # The same weights and submodules, but its own table of attributes, in which nothing is replaced.
-                own = copy.copy(module)
-                target = own if method == "forward" else _as_module(own, method)
-                compiled = CompiledModel(target, settings, ranks, whole_if_idle=True)
-                restore.callback(compiled.close)
-                setattr(module, method, compiled)
-                restore.callback(delattr, module, method)
-                self._compiled[name] = compiled
+                self._compiled[name] = compile_in_place(found[name], name, owner, settings, ranks, restore, turns)
             self._restore = restore.pop_all()
 
     def __call__(self, *args: Any, **kwargs: Any) -> Any:
@@ -93,12 +83,19 @@ class CompiledPipeline:
         self.close()
 
 
-def _as_module(module: nn.Module, method: str) -> nn.Module:
-    """A module whose forward is another one's method, under a name that says so."""
-    made: nn.Module = type(f"{type(module).__name__}.{method}", (nn.Module,), {})()
-    made.module = module
-    made.__dict__["forward"] = getattr(module, method)
-    return made.train(module.training)
+def _turns(modules: Mapping[str, nn.Module], settings: Settings) -> Turns | None:
+    """What the modules take turns by, where they are asked to or do not fit on a device together."""
+    sizes = {name: sum(p.numel() * p.element_size() for p in module.parameters()) for name, module in modules.items()}
+    asked = settings.offload in ("sequential", "blocks")
+    short = settings.offload == "auto" and 0 < settings.memory < sum(sizes.values()) / LIKELY_FITS
+    there = [name for name, module in modules.items() if bytes_on(module, settings.device)]
+    if asked and there:
+        raise InvalidArgumentError(
+            f"offload={settings.offload!r} keeps weights in the host's memory, and those of {', '.join(there)} are on "
+            f"{settings.device}",
+            hint="leave the pipeline on the CPU",
+        )
+    return Turns() if asked or (short and not there) else None
 
 
 def is_pipeline(value: object) -> bool:

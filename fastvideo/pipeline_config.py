@@ -34,6 +34,9 @@ class PipelineConfig:
     passes: Any = None
     flow_shift: float | None = None
     compile_encoders: bool | None = None
+    compile_vae: bool | None = None
+    offload: str | None = None
+    max_memory: int | str | None = None
 
     @classmethod
     def load(cls, file: str | os.PathLike[str], **overrides: Any) -> Self:

@@ -12,6 +12,7 @@ import fastvideo_ir as ir
 
 from .extension import check_importable, worker_plugins
 from .runtime.executors import Executor, LocalExecutor, SimulatedExecutor, WorkerGroup
+from .runtime.host_weights import HostWeights
 from .settings import Settings
 
 
@@ -44,31 +45,35 @@ class Member:
         self._number = number
         self._settings = settings
         self._prefix = f"{number}/" if number else ""
+        self._host = HostWeights()
 
     @property
     def group(self) -> WorkerGroup | None:
         """The worker processes, once a program has needed them."""
         return self._ranks.group
 
-    def executor(self, program: ir.Program, params: Mapping[str, Tensor]) -> Executor:
+    def executor(self, program: ir.Program, params: Mapping[str, Tensor], *, visiting: bool = False) -> Executor:
         """What runs a program.
 
         Args:
             program: planned; for one rank, it runs in this process.
             params: whole tensors by source.
+            visiting: its weights are on the devices only from a run to the next :meth:`Executor.rest`.
         """
         settings = self._settings
         if settings.executor == "simulated":
-            return SimulatedExecutor(program, params, settings.device)
+            return SimulatedExecutor(program, params, settings.device, visiting=visiting)
         if program.mesh.num_ranks == 1:
-            return LocalExecutor(program, params, settings.device, generator=settings.codegen)
+            return LocalExecutor(
+                program, params, settings.device, generator=settings.codegen, host=self._host, visiting=visiting
+            )
         check_importable(program)
         if self._ranks.group is None:
             self._ranks.group = WorkerGroup(settings.num_ranks, settings.device, plugins=worker_plugins())
         named = program.copy()
         for name, param in named.params.items():
             named.params[name] = replace(param, source=self._prefix + param.source)
-        return self._ranks.group.load(named, self._own(params), generator=settings.codegen)
+        return self._ranks.group.load(named, self._own(params), generator=settings.codegen, visiting=visiting)
 
     def revive(self) -> None:
         """Start the workers anew if one has failed."""
@@ -77,6 +82,7 @@ class Member:
 
     def update(self, params: Mapping[str, Tensor]) -> None:
         """Bring new weights to this model's programs on the worker processes, if it has any there."""
+        self._host.forget()
         if self.group is not None:
             self.group.update_params(self._own(params))
 

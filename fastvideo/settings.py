@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -18,13 +19,14 @@ from .backends.fused import quantization as quantization_formats
 from .kernel_times import KernelTimes
 from .parallel import Parallel
 from .passes.cache_blocks import CacheBlocks
+from .passes.offload_params import OffloadParams
 from .passes.pipelines import Target, resolve_pipeline
 from .passes.planner.cost import Hardware
 from .passes.planner.hardware import AUTO, named_hardware
 from .passes.quantize_linear import QuantizeLinear
 from .passes.shard_params import ShardParams
 from .passes.split_invariant import SplitInvariant
-from .runtime.devices import resolve_device
+from .runtime.devices import free_memory, resolve_device
 
 BACKEND_VARIABLE = "FASTVIDEO_ATTENTION_BACKEND"
 DUMP_VARIABLE = "FASTVIDEO_DUMP"
@@ -32,6 +34,7 @@ CODEGEN_VARIABLE = "FASTVIDEO_CODEGEN"
 CACHE_VARIABLE = "FASTVIDEO_CACHE"
 CACHE_DIRECTORY_VARIABLE = "FASTVIDEO_CACHE_DIR"
 FIRST_BLOCK = "first-block"
+OFFLOADS = ("auto", "none", "sequential", "blocks")
 EXECUTORS = ("auto", "local", "simulated", "mp")
 
 
@@ -54,6 +57,8 @@ class Settings:
         codegen: who makes the code of blocks: ``eager`` (torch ops one by one) or ``inductor`` (fused kernels).
         cache_directory: where captures, plans and times of kernels are kept for later processes, or None.
         fastest: measures attention backends, on GPUs; None elsewhere.
+        offload: ``auto``, ``none``, ``sequential`` or ``blocks``.
+        memory: bytes of one device that may be taken; 0 for no limit.
     """
 
     num_ranks: int
@@ -70,6 +75,8 @@ class Settings:
     codegen: str
     cache_directory: Path | None = None
     fastest: attention.Fastest | None = field(default=None, repr=False, compare=False)
+    offload: str = "auto"
+    memory: int = 0
 
     @property
     def hardware(self) -> Hardware:
@@ -88,6 +95,8 @@ class Settings:
             hardware=self.hardware,
             fastest=self.fastest,
             shard_params=self.parallel.shard_params if self.parallel else None,
+            offload_params=offload_params(self.offload),
+            memory=self.memory,
         )
 
 
@@ -102,6 +111,8 @@ def resolve_settings(
     verify: bool,
     quantization: str | None = None,
     cache: str | None = None,
+    offload: str = "auto",
+    max_memory: int | str | None = None,
     environment: Mapping[str, str] = os.environ,
 ) -> Settings:
     """Check and complete what the user asked for.
@@ -115,6 +126,7 @@ def resolve_settings(
         raise InvalidArgumentError(f"parallel={parallel!r} is not a Parallel; expected e.g. Parallel(sp=4)")
     if executor not in EXECUTORS:
         raise UnknownNameError("executor", executor, EXECUTORS)
+    offload_params(offload)  # refuses an unknown one
     num_ranks = num_gpus if num_gpus is not None else parallel.num_ranks if parallel else 1
     resolve_device("cpu", num_ranks)  # refuses a count that is none
     if parallel is not None and parallel.num_ranks != num_ranks:
@@ -129,8 +141,10 @@ def resolve_settings(
     asked = attention.wished(backend)
     if asked is not None:
         backend = asked.configured(environment)
+    limit = None if max_memory is None else as_bytes(max_memory)
     dump = _dump_directory(environment)
     place = resolve_device(device, 1 if executor == "simulated" else num_ranks)
+    memory = free_memory(place, 1 if executor == "simulated" else num_ranks) if limit is None else limit
     generator = environment.get(CODEGEN_VARIABLE) or ("inductor" if place.type == "cuda" else "eager")
     codegen.named(generator)
     if quantization is not None:
@@ -151,12 +165,15 @@ def resolve_settings(
         codegen=generator,
         cache_directory=directory,
         fastest=attention.on_this_gpu(KernelTimes(directory)) if place.type == "cuda" else None,
+        offload=offload,
+        memory=memory,
     )
     steps = resolve_pipeline(passes, settings.target)  # refuses unknown names now, not at the first call
     wanted: dict[str, tuple[object, type[ir.Pass]]] = {
         "quantization": (quantization, QuantizeLinear),
         "cache": (cache, CacheBlocks),
         "invariant": (tuple(invariant) or None, SplitInvariant),
+        "offload": ("blocks" if offload == "blocks" else None, OffloadParams),
         "shard_params": ((parallel is not None and parallel.shard_params) or None, ShardParams),
     }
     for name, (value, step) in wanted.items():
@@ -166,6 +183,26 @@ def resolve_settings(
                 hint=f"start passes from 'default', or leave {name} out",
             )
     return settings
+
+
+def offload_params(offload: str) -> bool | None:
+    """Whether a model's params are fetched by blocks; None: where memory is the limit. Raises UnknownNameError."""
+    if offload not in OFFLOADS:
+        raise UnknownNameError("offload", str(offload), OFFLOADS)
+    return {"auto": None, "blocks": True}.get(offload, False)
+
+
+def as_bytes(value: int | str) -> int:
+    """``24000000000``, ``"24GB"`` or ``"22.5GiB"`` as bytes.
+
+    Raises:
+        InvalidArgumentError: it is no positive size.
+    """
+    match = re.fullmatch(r"\s*(\d+(?:\.\d+)?)\s*([KMGT]?)(i?)B?\s*", str(value), re.IGNORECASE)
+    size = float(match[1]) * (1024 if match[3] else 1000) ** " KMGT".index(match[2].upper() or " ") if match else 0.0
+    if isinstance(value, bool) or size < 1:
+        raise InvalidArgumentError(f"max_memory={value!r} is no size; expected bytes, or a text such as '24GiB'")
+    return int(size)
 
 
 def _cache_threshold(text: str) -> float:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import inspect
 import itertools
 import re
 import weakref
@@ -13,14 +14,16 @@ import torch
 from torch import Tensor
 
 import fastvideo_ir as ir
+from fastvideo_ir.errors import InvalidArgumentError, UnknownNameError
+from fastvideo_ir.memory import MOST_INVARIANT
 from fastvideo_ir.pass_manager import Timing
 
-from .assumption import Assumption
 from .backends import attention
 from .backends.attention.sliding_tile import WindowSchedule
 from .frontends.capture import Captured
+from .planned import Planned
 from .runtime.executors import Executor
-from .runtime.memories import MOST_INVARIANT, Scope
+from .runtime.memories import Scope
 from .stopwatch import Stopwatch
 
 
@@ -85,20 +88,24 @@ class Specialization:
     """
 
     captured: Captured
-    program: ir.Program
+    planned: Planned
     executor: Executor
     timing: Timing
     watch: Stopwatch
     kept: str
     calls: int = 0
     windows: WindowSchedule | None = None
-    assumption: Assumption | None = None
     invariant: InvariantInputs = field(default_factory=InvariantInputs)
     _seen: tuple[TensorStamp, bool] | None = None
 
+    @property
+    def program(self) -> ir.Program:
+        """What the ranks run."""
+        return self.planned.program
+
     def holds(self, inputs: Sequence[Tensor], device: torch.device) -> bool:
         """Whether what the program assumes of its inputs' values is so; asked anew only where they may have changed."""
-        assumption = self.assumption
+        assumption = self.planned.assumption
         if assumption is None:
             return True
         read = [inputs[index] for index in assumption.inputs_read]
@@ -152,3 +159,12 @@ def invariant_inputs(captured: Captured, arguments: Sequence[str]) -> InvariantI
     """The inputs of a program that stand in arguments which stay the same over many calls."""
     paths = enumerate(captured.call.paths)
     return InvariantInputs([index for index, path in paths if re.split(r"[.\[]", path)[0] in arguments])
+
+
+def check_invariant(arguments: Sequence[str], signature: inspect.Signature, model: str) -> None:
+    """Refuse names that are no arguments of a model, with InvalidArgumentError or UnknownNameError."""
+    if isinstance(arguments, str):
+        raise InvalidArgumentError(f"invariant={arguments!r} is one text; expected names, e.g. ({arguments!r},)")
+    for name in arguments:
+        if name not in signature.parameters:
+            raise UnknownNameError(f"argument of {model}.forward", name, signature.parameters)

@@ -7,9 +7,7 @@ import logging
 import os
 import threading
 from collections.abc import Collection, Mapping, Sequence
-from contextlib import suppress
 from dataclasses import fields
-from importlib.metadata import PackageNotFoundError, version
 from types import TracebackType
 from typing import Any, Self, overload
 
@@ -17,7 +15,7 @@ import torch
 
 import fastvideo_ir as ir
 
-from .assembly import DType, assemble, open_source, resolve_dtypes
+from .assembly import DType, assemble, compiled_parts, one_dtype, open_source, resolve_dtypes
 from .backends.attention import Wish
 from .compiler import CompiledModel
 from .frontends import loading
@@ -25,10 +23,11 @@ from .frontends.own_models import DEFAULT_PIPELINE, OwnModel, registered_model
 from .loras import LoraMethods, LoraStack
 from .parallel import Parallel
 from .pipeline_config import PipelineConfig
+from .residency import resolve_residency
 from .runtime.pipeline import ComposedPipeline, ComposedPipelineBase, GenerationRequest, StepCallback
+from .runtime.pipeline.metadata import package_versions
 from .runtime.pipeline.output_file import OutputPlace, check_output
 from .runtime.pipeline.output_file import save_video as save_frames
-from .runtime.pipeline.own_denoiser import OwnDenoiser
 from .runtime.pipeline.progress import progress_view
 from .runtime.pipeline.prompt_file import read_prompts
 from .runtime.pipeline.validate import validate_request
@@ -72,7 +71,7 @@ class VideoGenerator(LoraMethods):
         own = OwnModel.of(model_class, model_weights, model_config, pipeline)
         config, pipeline_class = options.pop("config", None), options.pop("pipeline_class", ComposedPipeline)
         if "torch_dtype" in options:
-            options["dtype"] = _one_dtype(options.get("dtype"), options.pop("torch_dtype"))
+            options["dtype"] = one_dtype(options.get("dtype"), options.pop("torch_dtype"))
         _refuse_unknown(options.keys() - {field.name for field in fields(PipelineConfig)})
         self._open(pipeline, own, PipelineConfig(**options), config, pipeline_class)
 
@@ -93,6 +92,9 @@ class VideoGenerator(LoraMethods):
         passes: Any = None,
         flow_shift: float | None = None,
         compile_encoders: bool | None = None,
+        compile_vae: bool | None = None,
+        offload: str | None = None,
+        max_memory: int | str | None = None,
         config: PipelineConfig | PathOrId | None = None,
         pipeline_class: type[ComposedPipelineBase] = ComposedPipeline,
         **unknown: Any,
@@ -115,6 +117,10 @@ class VideoGenerator(LoraMethods):
             flow_shift: replaces the flow shift that is best for this checkpoint, or else the scheduler's own.
             compile_encoders: whether the text and image encoders run on the ranks too, divided by tensor parallelism.
                 None is yes on several ranks, and no on one, where compiling them costs more than it gains.
+            compile_vae: whether the VAE decodes on the ranks too, divided by the rows of the picture. None is no:
+                for one video, compiling it takes longer than it saves.
+            offload: as for :func:`fastvideo.compile`; with ``"sequential"`` and ``"blocks"`` the components take turns.
+            max_memory: as for :func:`fastvideo.compile`.
             config: any of these as a :class:`PipelineConfig`, or a YAML or JSON file of one; keywords go before it.
             pipeline_class: the stages; a subclass of ``ComposedPipelineBase`` has its own.
 
@@ -122,6 +128,7 @@ class VideoGenerator(LoraMethods):
             PipelineLoadError: no pipeline, or a file of it is missing, truncated or damaged; names the file.
             InvalidArgumentError: an argument that cannot work, such as more GPUs than the machine has.
             UnknownNameError: an argument, component or backend of this name does not exist.
+            DeviceMemoryError: the default request cannot fit into a device; names settings with which it would.
         """
         _refuse_unknown(unknown)
         generator = cls.__new__(cls)
@@ -134,10 +141,13 @@ class VideoGenerator(LoraMethods):
             cache=cache,
             executor=executor,
             device=device,
-            dtype=_one_dtype(dtype, torch_dtype),
+            dtype=one_dtype(dtype, torch_dtype),
             passes=passes,
             flow_shift=flow_shift,
             compile_encoders=compile_encoders,
+            compile_vae=compile_vae,
+            offload=offload,
+            max_memory=max_memory,
         )
         generator._open(path if own is None else own.pipeline, own, given, config, pipeline_class)
         return generator
@@ -169,14 +179,25 @@ class VideoGenerator(LoraMethods):
             True,
             given.quantization,
             given.cache,
+            given.offload or "auto",
+            given.max_memory,
         )
         pipeline = open_source(path, own)
         dtypes = resolve_dtypes(pipeline.family, settings.device, given.dtype)
         scheduler = pipeline.scheduler_overrides(given.flow_shift)
+        residency = resolve_residency(pipeline, settings, dtypes, own=own is not None)
         self._lock = threading.Lock()
         self._closed = False
         self._pipeline, self._resources = assemble(
-            pipeline, own, settings, settings.device, dtypes, scheduler, pipeline_class, given.compile_encoders
+            pipeline,
+            own,
+            settings,
+            dtypes,
+            scheduler,
+            pipeline_class,
+            given.compile_encoders,
+            residency,
+            given.compile_vae,
         )
         self._loras = LoraStack.of(self._pipeline.context)
 
@@ -289,7 +310,7 @@ class VideoGenerator(LoraMethods):
         elif request.image is not None:
             asked["image"] = f"a {type(request.image).__name__}"
         asked |= {"loras": self.loras} if self.loras else {}
-        return {**asked, "model": str(self._pipeline.context.pipeline.path), "versions": _versions()}
+        return {**asked, "model": str(self._pipeline.context.pipeline.path), "versions": package_versions()}
 
     @staticmethod
     def check_request(
@@ -311,16 +332,13 @@ class VideoGenerator(LoraMethods):
 
     @property
     def compiled_models(self) -> list[CompiledModel]:
-        """The compiled components: the denoiser, and encoders."""
-        values = (component.value for component in self._pipeline.context.components.values())
-        models = (value.model if isinstance(value, OwnDenoiser) else value for value in values)
-        return [model for model in models if isinstance(model, CompiledModel)]
+        """The compiled components: the denoiser, encoders, and the decoder of the VAE."""
+        return list(compiled_parts(self._pipeline.context.components).values())
 
     def explain(self) -> str:
         """What the compiler did with each compiled component."""
-        components = self._pipeline.context.components.items()
-        compiled = [(role, c.value) for role, c in components if isinstance(c.value, CompiledModel | OwnDenoiser)]
-        return "\n\n".join(f"{role}\n{value.explain()}" for role, value in compiled)
+        compiled = compiled_parts(self._pipeline.context.components)
+        return "\n\n".join(f"{role}\n{model.explain()}" for role, model in compiled.items())
 
     def close(self) -> None:
         """End the ranks and free their memory; waits for a running generation. A second call does nothing."""
@@ -373,26 +391,8 @@ def _resolve(
     return resolve_request(pipeline.preset.values, sampling_param, {"prompt": prompt, **overrides})
 
 
-def _versions() -> dict[str, str]:
-    found = {}
-    for package in ("fastvideo-ir", "torch", "diffusers", "transformers"):
-        with suppress(PackageNotFoundError):  # run from a source tree, ours is not installed
-            found[package] = version(package)
-    return found
-
-
 def _refuse_unknown(unknown: Collection[str]) -> None:
     parameters = inspect.signature(VideoGenerator.from_pretrained).parameters
     known = [name for name, p in parameters.items() if p.kind is not p.VAR_KEYWORD]
     for name in unknown:
         raise ir.errors.UnknownNameError("argument of from_pretrained", name, known)
-
-
-def _one_dtype(
-    dtype: DType | Mapping[str, DType] | None, torch_dtype: DType | Mapping[str, DType] | None
-) -> DType | Mapping[str, DType] | None:
-    if dtype is not None and torch_dtype is not None:
-        raise ir.errors.InvalidArgumentError(
-            "both dtype and torch_dtype were given", hint="they mean the same; give one of them"
-        )
-    return dtype if dtype is not None else torch_dtype

@@ -1,6 +1,6 @@
 """The IR: programs over ATen ops with placements in their types. Knows nobody else in this project."""
 
-from . import dialect, errors, interpreter, layout, ops, text, types
+from . import dialect, errors, fetching, interpreter, layout, ops, text, types
 from .factors import Factor, FactorKind, FactorRule, RuleBuilder, Strategy, TensorExpr
 from .layout import Layout, Segment
 from .mesh import Mesh
@@ -58,6 +58,7 @@ __all__ = [
     "TupleType",
     "dialect",
     "errors",
+    "fetching",
     "info",
     "interpreter",
     "layout",

@@ -78,6 +78,10 @@ class IdleAxisError(ShardingError):
     """A mesh axis that would divide too little of a program's work for its ranks to be of use."""
 
 
+class DeviceMemoryError(FastVideoError):
+    """What was asked for does not fit into a device's memory; names settings with which it would."""
+
+
 class WorkerError(FastVideoError):
     """A rank died, raised or hung. Names the rank and carries its traceback."""
 

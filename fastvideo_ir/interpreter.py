@@ -7,7 +7,7 @@ decides what that means: a process group for one rank among others, plain tensor
 
 from __future__ import annotations
 
-from collections.abc import Callable, Generator, Iterator, Mapping, Sequence
+from collections.abc import Generator, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from contextvars import ContextVar
 from dataclasses import dataclass
@@ -16,32 +16,14 @@ from typing import Any, Protocol
 import torch
 from torch import Tensor, fx
 
-from . import dialect
+from . import dialect, fetching
 from .block import Block
 from .errors import InvalidArgumentError
 from .graph import map_arguments, on_device
 from .memory import MEMORY_OPS, Memory
+from .pending import Pending
 from .program import Program, Stage, tensor_type
 from .types import local_slice
-
-
-@dataclass(frozen=True)
-class Pending:
-    """A transfer under way.
-
-    Attributes:
-        result: where it arrives; not to be read before :attr:`finish` has returned.
-        finish: makes sure that whatever reads the result from now on finds it.
-        kept: what is sent, which must not be freed before.
-    """
-
-    result: Tensor
-    finish: Callable[[], None]
-    kept: Tensor
-
-    def wait(self) -> Tensor:
-        self.finish()
-        return self.result
 
 
 class Communicator(Protocol):
@@ -268,7 +250,7 @@ def _run(
                 values[node] = yield from _step(program, node, values, device)
             for operand in set(node.all_input_nodes):
                 if last_use[operand] is node:
-                    values.pop(operand, None)
+                    values.drop(operand)
     outputs = [values[value] if isinstance(value, fx.Node) else value for value in program.output_values]
     for node in values:
         values[node]  # no transfer outlives its run, whether its result is read or not
@@ -283,6 +265,12 @@ class _Values(dict[fx.Node, Any]):
         if isinstance(value, Pending):
             value = self[node] = value.wait()
         return value
+
+    def drop(self, node: fx.Node) -> None:
+        """Free a value. A transfer that nobody has read is awaited first: it would arrive in memory of others."""
+        value = self.pop(node, None)
+        if isinstance(value, Pending):
+            value.finish()
 
 
 def _input(program: Program, node: fx.Node, value: Tensor) -> Tensor:
@@ -307,6 +295,8 @@ def _step(
             return (yield AllReduce(args[1], args[0]))
         case dialect.broadcast:
             return (yield Broadcast(args[0]))
+        case fetching.fetch:
+            return fetching.start(args[0], device)
         case dialect.eager_call if args[1] in program.functions:
             return tuple(program.functions[args[1]](args[0]))
     assert callable(node.target)

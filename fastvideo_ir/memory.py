@@ -58,6 +58,8 @@ keep = MemoryOp("keep", lambda value, slot: value)
 what was kept then."""
 
 MEMORY_OPS = (recall, decide, resume, keep)
+MOST_INVARIANT = 2
+"""Sets of invariant inputs whose results are kept: with and without the prompt."""
 
 
 class Memory:

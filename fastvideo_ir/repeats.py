@@ -14,8 +14,9 @@ from dataclasses import dataclass
 from torch import fx
 
 from .dialect import eager_call
+from .fetching import fetch
 from .graph import is_getitem, map_arguments, tensor_operands
-from .program import value_type
+from .program import Program, value_type
 from .values import tensor_of
 
 FEWEST = 3
@@ -36,6 +37,16 @@ class Repeat:
     @property
     def stop(self) -> int:
         return self.start + self.period * self.count
+
+
+def calls_of(program: Program) -> list[fx.Node]:
+    """What a program computes, in graph order: without the elements of rows, and without fetches of params."""
+    return [n for n in program.nodes if n.op == "call_function" and not is_getitem(n) and n.target is not fetch]
+
+
+def is_weight(program: Program, node: fx.Node) -> bool:
+    """Whether ``node`` is a param, or one that has been fetched."""
+    return node.name in program.params or node.target is fetch
 
 
 def find_repeats(

@@ -152,6 +152,10 @@ class PipelineFolder:
                     hint="download the missing file",
                 )
 
+    def weight_bytes(self, role: str, dtype: torch.dtype) -> int:
+        """Bytes of a role's weights in ``dtype``, by the headers of its files."""
+        return safetensors_files.count_elements(self._weight_files(role)) * dtype.itemsize
+
     def load(self, role: str, dtype: torch.dtype, overrides: Mapping[str, Any] | None = None) -> Component:
         """Load one component on CPU.
 

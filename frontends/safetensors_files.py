@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -72,6 +73,15 @@ def read(files: tuple[Path, ...]) -> Iterator[tuple[str, torch.Tensor]]:
         with open_file(file) as handle:
             for name in handle.keys():  # noqa: SIM118 - a safetensors handle is no mapping
                 yield name, handle.get_tensor(name)
+
+
+def count_elements(files: tuple[Path, ...]) -> int:
+    """How many numbers all tensors have, by the headers of the files."""
+    total = 0
+    for file in files:
+        with open_file(file) as handle:
+            total += sum(math.prod(handle.get_slice(name).get_shape()) for name in handle.keys())  # noqa: SIM118
+    return total
 
 
 @contextmanager

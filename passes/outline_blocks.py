@@ -18,7 +18,7 @@ from fastvideo_ir import memory
 from fastvideo_ir.block import Block
 from fastvideo_ir.first_rank import runs_on_first_rank
 from fastvideo_ir.graph import is_getitem, map_arguments
-from fastvideo_ir.repeats import alive_before, find_repeats, turned
+from fastvideo_ir.repeats import alive_before, calls_of, find_repeats, is_weight, turned
 from fastvideo_ir.types import TupleType
 from fastvideo_ir.values import tensor_of
 
@@ -79,16 +79,16 @@ def _left_out(node: fx.Node) -> tuple[bool, bool]:
 
 def _belongs_to_none(node: fx.Node) -> bool:
     maker, _ = tensor_of(node)
-    outside = maker.target in ir.dialect.TRANSFERS or maker.target in memory.MEMORY_OPS
+    outside = maker.target in (*ir.dialect.TRANSFERS, *memory.MEMORY_OPS, ir.fetching.fetch)
     return outside or runs_on_first_rank(maker)
 
 
 def _cuts(program: ir.Program) -> set[fx.Node]:
     """First calls of the repeated blocks, each turned so that the fewest values cross its edge."""
-    calls = [node for node in program.nodes if node.op == "call_function" and not is_getitem(node)]
+    calls = calls_of(program)
     alive = alive_before(calls)
     cuts: set[fx.Node] = set()
-    for repeat in find_repeats(calls, lambda node: node.name in program.params, lambda _: None):
+    for repeat in find_repeats(calls, lambda node: is_weight(program, node), lambda _: None):
         edges = range(turned(repeat, alive), repeat.stop + 1, repeat.period)
         cuts.update(calls[position] for position in edges if position < len(calls))
     return cuts

@@ -26,6 +26,7 @@ from .fuse_linear_gelu import FuseLinearGelu
 from .insert_reshards import InsertReshards
 from .lower_reshards import LowerReshards
 from .mark_skippable import MarkSkippable
+from .offload_params import OffloadParams
 from .pack_collectives import PackCollectives
 from .plan_sharding import PlanSharding
 from .planner.cost import Hardware
@@ -49,6 +50,8 @@ class Target:
         attention_backend: a registered name, a backend with its options, or ``"auto"``.
         quantization: format of linear layers, ``"fp8"`` or ``"int8"``; None for none.
         shard_params: whether ranks share the params that all of them need; None: where memory is the limit.
+        offload_params: whether params stay in the host's memory and are fetched; None: where memory is the limit.
+        memory: bytes of one device that the program may take; 0 for no limit.
         cache: threshold of first-block caching; None for no cache.
         evaluate: runs a program on the inputs that it is compiled for; passes measure with it. None: nothing to run.
         invariant: names of the program's inputs that stay the same over many calls.
@@ -61,6 +64,8 @@ class Target:
     attention_backend: attention.Wish = attention.AUTO
     quantization: str | None = None
     shard_params: bool | None = None
+    offload_params: bool | None = None
+    memory: int = 0
     cache: float | None = None
     evaluate: Evaluate | None = field(default=None, repr=False, compare=False)
     invariant: tuple[str, ...] = ()
@@ -107,11 +112,13 @@ def _attention(target: Target) -> list[ir.Pass]:
 
 
 def _memory_savers(target: Target) -> list[ir.Pass]:
-    if target.shard_params is False or target.ranks == 1:
-        return []
-    on_cpu = target.device == "cpu"  # where ranks share what memory there is
-    memory = 0 if on_cpu else target.hardware.memory
-    return [ShardParams(always=target.shard_params is True, memory=memory, device=target.device)]
+    """Cheapest first: a piece comes from another rank sooner than from the host."""
+    steps: list[ir.Pass] = []
+    if target.shard_params is not False and target.ranks > 1:
+        steps.append(ShardParams(always=target.shard_params is True, memory=target.memory, device=target.device))
+    if target.offload_params is not False:
+        steps.append(OffloadParams(always=target.offload_params is True, memory=target.memory, device=target.device))
+    return steps
 
 
 def _approximations(target: Target) -> list[ir.Pass]:

@@ -20,6 +20,7 @@ from .insert_reshards import InsertReshards
 from .lower_reshards import LowerReshards
 from .mark_skippable import MarkSkippable
 from .measure_windows import MeasureWindows
+from .offload_params import OffloadParams
 from .pack_collectives import PackCollectives
 from .plan_sharding import PlanSharding
 from .quantize_linear import QuantizeLinear
@@ -55,6 +56,7 @@ BUILT_IN: tuple[type[ir.Pass], ...] = (
     FuseModulatedNorm,
     SplitInvariant,
     ShardParams,
+    OffloadParams,
     MarkSkippable,
 )
 _registered: dict[str, type[ir.Pass]] = {}

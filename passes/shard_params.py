@@ -15,19 +15,13 @@ import torch
 from torch import fx
 
 import fastvideo_ir as ir
-from fastvideo_ir.graph import is_getitem
-from fastvideo_ir.repeats import find_repeats
 from fastvideo_ir.types import TupleType
 
-from .analysis import predict_memory, weight_bytes
+from .analysis import USABLE, predict_memory, stretches_of, weight_bytes
 from .planner.policy import policy_of
 
-USABLE = 0.9
-"""Share of a device's memory that a program may plan to fill."""
 NEXT_TO_NOTHING = 0.1
 """Share of a device's memory below which params are not what it lacks."""
-MOST_AT_ONCE = 1 / 8
-"""Share of all params that is gathered at once outside of repeated blocks."""
 
 
 class ShardParams(ir.Pass):
@@ -69,7 +63,7 @@ class Stored:
 
 def _shard(program: ir.Program, axes: list[str]) -> None:
     rewriter = ir.Rewriter(program, ShardParams.name)
-    stretches = _stretches(program)
+    stretches = stretches_of(program)
     place = {node: number for number, stretch in enumerate(stretches) for node in stretch}
     needed: list[list[Stored]] = [[] for _ in stretches]
     for node in program.param_nodes:
@@ -85,31 +79,6 @@ def _shard(program: ir.Program, axes: list[str]) -> None:
     for number, params in enumerate(needed):
         for group in _by_dtype(params):
             _gather(rewriter, group, stretches[number], first[max(number - 1, 0)])
-
-
-def _stretches(program: ir.Program) -> list[list[fx.Node]]:
-    """The calls, cut at the model's repeated blocks, and wherever too much would be gathered at once."""
-    calls = [node for node in program.nodes if node.op == "call_function"]
-    heads = [node for node in calls if not is_getitem(node)]
-    cuts: set[fx.Node] = set()
-    repeated: set[fx.Node] = set()
-    for repeat in find_repeats(heads, lambda node: node.name in program.params, lambda _: None):
-        starts = range(repeat.start, min(repeat.stop + 1, len(heads)), repeat.period)
-        cuts.update(heads[position] for position in starts)
-        repeated.update(heads[repeat.start : repeat.stop])
-    params = {node: ir.tensor_type(node).nbytes for node in program.param_nodes}
-    limit = MOST_AT_ONCE * sum(params.values())
-    result: list[list[fx.Node]] = [[]]
-    held: set[fx.Node] = set()
-    for node in calls:
-        read = {operand for operand in node.all_input_nodes if operand in params}
-        full = node not in repeated and not read <= held and sum(params[param] for param in held | read) > limit
-        if result[-1] and (node in cuts or full):
-            result.append([])
-            held = set()
-        result[-1].append(node)
-        held |= read
-    return [stretch for stretch in result if stretch]
 
 
 def _piece(kind: ir.TensorType, mesh: ir.Mesh, axes: list[str]) -> ir.TensorType | None:

@@ -6,7 +6,7 @@ import torch
 from torch import Tensor
 
 import fastvideo_ir as ir
-from fastvideo_ir.interpreter import Pending
+from fastvideo_ir.pending import Pending
 
 from .process_groups import ProcessGroups
 

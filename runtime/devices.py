@@ -56,6 +56,26 @@ def rank_device(device: torch.device, rank: int) -> torch.device:
     return torch.device("cuda", (device.index or 0) + rank)
 
 
+_QUARTER = 2**28
+
+
+def free_memory(device: torch.device, num_gpus: int) -> int:
+    """Bytes that are free on the fullest of the devices from ``device`` on; 0 on the CPU, whose memory ranks share.
+
+    In whole quarters of a GiB, so that plans do not depend on what varies from process to process.
+    """
+    if device.type != "cuda":
+        return 0
+    free = min(int(torch.cuda.mem_get_info(rank_device(device, rank))[0]) for rank in range(num_gpus))
+    return max(1, free // _QUARTER * _QUARTER)
+
+
+def bytes_on(module: torch.nn.Module, device: torch.device) -> int:
+    """Bytes of the module's weights that lie on a CUDA device; 0 for the CPU."""
+    tensors = {tensor.data_ptr(): tensor for tensor in (*module.parameters(), *module.buffers())}
+    return sum(t.numel() * t.element_size() for t in tensors.values() if t.is_cuda and t.device == device)
+
+
 @lru_cache(maxsize=1)
 def _say_cpu_is_used() -> None:
     print("fastvideo: no CUDA device found, running on the CPU", file=sys.stderr)

@@ -7,10 +7,7 @@ from dataclasses import dataclass
 
 from torch import Tensor
 
-from fastvideo_ir.memory import Memory
-
-MOST_INVARIANT = 2
-"""Sets of invariant inputs whose results are kept: with and without the prompt."""
+from fastvideo_ir.memory import MOST_INVARIANT, Memory
 
 
 @dataclass(frozen=True)
@@ -62,6 +59,10 @@ class Memories:
         kept = self._invariant.setdefault(invariant, {})
         self._invariant.move_to_end(invariant)
         return kept
+
+    def release_invariant(self) -> None:
+        """Free what follows from invariant inputs; it is computed again for the next call."""
+        self._invariant.clear()
 
     @property
     def counts(self) -> CacheCounts:

@@ -19,7 +19,7 @@ import torch
 from torch import Tensor
 from torch._C import _distributed_c10d as c10d
 
-from fastvideo_ir.interpreter import Pending
+from fastvideo_ir.pending import Pending
 
 from .channel import SLICE_SECONDS, Check
 from .launch import NCCL_SETTINGS

@@ -92,7 +92,19 @@ class Rank:
         for loaded in self._loaded.values():
             loaded.params = {}
 
-    def drop(self, number: int) -> None:
-        """Forget a program, and the weights that no other one reads."""
-        self.weights.release(self._loaded.pop(number).program)
+    def rest(self, number: int) -> None:
+        """Let go of what follows from invariant inputs, and of the pieces that no other program reads.
+
+        The program must be prepared again.
+        """
+        loaded = self._loaded[number]
+        loaded.memories.release_invariant()
+        self.weights.release(loaded.program)
+        loaded.params = {}
+
+    def drop(self, number: int, *, rests: bool) -> None:
+        """Forget a program, which may rest, and the weights that no other one reads."""
+        loaded = self._loaded.pop(number)
+        if not rests:
+            self.weights.release(loaded.program)
         self.weights.keep({p.source for loaded in self._loaded.values() for p in loaded.program.params.values()})

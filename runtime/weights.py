@@ -9,11 +9,13 @@ import torch
 from torch import Tensor
 
 import fastvideo_ir as ir
+from fastvideo_ir.fetching import kept_on_host
 
+from .host_weights import on_host
 from .process_groups import ProcessGroups
 
-PieceKey = tuple[str, str, str]
-"""Key of a param, its type with placement, and the mesh: what determines a rank's piece."""
+PieceKey = tuple[str, str, str, bool]
+"""Key of a param, its type with placement, the mesh, and whether it is kept on the host: what determines a piece."""
 
 
 class RankWeights:
@@ -21,7 +23,7 @@ class RankWeights:
 
     On the CPU a piece is a view of the whole tensor wherever one range of each dim covers it; the whole is the caller's
     own memory, which the other ranks map. On CUDA rank 0 broadcasts one param at a time, and every rank keeps a copy
-    of its piece alone.
+    of its piece alone, in the host's memory where the program fetches it from there.
 
     Args:
         groups: connect this rank to the others.
@@ -43,7 +45,8 @@ class RankWeights:
         result = {}
         for key, (param, value_type) in _placements(program).items():
             if key not in self._pieces:
-                self._pieces[key] = self._make(param, value_type, program.mesh)
+                piece = self._make(param, value_type, program.mesh)
+                self._pieces[key] = on_host(piece, self._groups.device) if key[3] else piece
             self._users[key] += 1
             result[key[0]] = self._pieces[key]
         if self._groups.device.type == "cuda":
@@ -119,8 +122,9 @@ def params_of(program: ir.Program) -> list[ir.Param]:
 
 def _placements(program: ir.Program) -> dict[PieceKey, tuple[ir.Param, ir.TensorType]]:
     mesh = str(program.mesh)
+    away = kept_on_host(program)
     result = {}
     for node in program.param_nodes:
         param, value_type = program.params[node.name], ir.tensor_type(node)
-        result[param.key, str(value_type), mesh] = param, value_type
+        result[param.key, str(value_type), mesh, node in away] = param, value_type
     return result

@@ -100,7 +100,9 @@ class _Worker:
             case "run":
                 self._rank.run(message["program"], Scope(**message["scope"]))
             case "drop":
-                self._rank.drop(message["program"])
+                self._rank.drop(message["program"], rests=message["rests"])
+            case "rest":
+                self._rank.rest(message["program"])
             case "forget":
                 self._rank.forget_weights()
             case _:

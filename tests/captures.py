@@ -26,15 +26,13 @@ class Captures:
     model: nn.Module
     known: list[Captured] = field(default_factory=list)
 
-    def capture(
-        self, model: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any], *, verify: bool = False
-    ) -> Captured:
+    def capture(self, model: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any], **options: Any) -> Captured:
         """As the real one, but for what is captured already."""
         assert model is self.model
         signature = signature_of(model, args, kwargs)
         found = next((one for one in self.known if _serves(one, args, kwargs, signature)), None)
         if found is None:
-            found = capture(model, args, kwargs, verify=verify)
+            found = capture(model, args, kwargs, **options)
             self.known.append(found)
         guards = replace(found.guards, program=found.guards.program.copy()) if found.guards else None
         return replace(found, program=found.program.copy(), guards=guards)

@@ -47,6 +47,10 @@ def generate(
     device: Annotated[str | None, typer.Option(help="cuda or cpu; found if left out.")] = None,
     dtype: Annotated[str | None, typer.Option(help="Dtype of all weights, such as bfloat16.")] = None,
     attention_backend: Annotated[str | None, typer.Option(help="Attention backend to use.")] = None,
+    offload: Annotated[
+        str | None, typer.Option(help="Where unused weights are: auto, none, sequential, or blocks.")
+    ] = None,
+    max_memory: Annotated[str | None, typer.Option(help="What one device may give, such as 24GiB.")] = None,
     executor: Annotated[str | None, typer.Option(help="auto, local, simulated or mp.")] = None,
     passes: Annotated[str | None, typer.Option(help='Passes, such as "default,-pack-collectives".')] = None,
     progress: Annotated[bool | None, typer.Option(help="Show a progress bar on a terminal.")] = None,

@@ -36,6 +36,13 @@ def plan(
     num_frames: Annotated[int | None, typer.Option(help="Number of frames, likewise.")] = None,
     attention_backend: Annotated[str, typer.Option(help="Attention backend to plan with.")] = "auto",
     passes: Annotated[str | None, typer.Option(help='Passes, such as "default,-pack-collectives".')] = None,
+    invariant: Annotated[
+        list[str] | None, typer.Option(help="An argument that stays the same over many calls. Repeat it.")
+    ] = None,
+    offload: Annotated[str, typer.Option(help="Where weights are: auto, none, or blocks for the host.")] = "auto",
+    max_memory: Annotated[
+        str | None, typer.Option(help="What one device may give, such as 24GiB; else what the modelled one has.")
+    ] = None,
     materialize: Annotated[
         bool, typer.Option(help="Random weights on the CPU, for models that read values of tensors.")
     ] = False,
@@ -47,15 +54,19 @@ def plan(
 ) -> None:
     """Print how ranks would share a model's work: time, memory, collectives. No weights, no GPUs."""
     from ..assembly import as_dtype
+    from ..blank_inputs import denoiser_inputs, make_inputs, open_unweighted
     from ..config_files import read_mapping
     from ..planning import plan as make_plan
-    from .inputs import make_inputs, video_inputs
 
     pinned = as_parallel(parallel) if parallel is not None else None
     kind = as_dtype(dtype)
     video = {"height": height, "width": width, "num_frames": num_frames}
     given = {name: value for name, value in video.items() if value is not None}
-    specified: dict[str, Any] = video_inputs(model, given, kind) if given or not (shape or arg) else {}
+    specified: dict[str, Any] = {}
+    texts = tuple(invariant or ())
+    if given or not (shape or arg):
+        pipeline = open_unweighted(model, given)
+        specified, texts = denoiser_inputs(pipeline, given, kind), texts or pipeline.family.text
     from ..frontends.blank_models import build_blank
 
     blank = build_blank(model, read_mapping(config) if config else {}, kind, materialize=materialize)
@@ -68,6 +79,9 @@ def plan(
         hardware=hardware,
         attention_backend=attention_backend,
         passes=passes,
+        invariant=texts,
+        offload=offload,
+        max_memory=max_memory,
     )
     data = json.dumps(report.to_dict(), indent=2)
     if json_file == Path("-"):

@@ -15,21 +15,11 @@ from fastvideo_ir import memory
 from fastvideo_ir.graph import result_types, tensor_operands
 from fastvideo_ir.verifier import exchange_axis
 
-from ..assumption import Assumption
 from ..backends import attention
 from ..frontends.capture import Captured, ModuleCall
-from ..passes.analysis import (
-    Comparison,
-    Gathers,
-    NodeTimes,
-    Whole,
-    predict_eager_memory,
-    predict_memory,
-    weight_bytes,
-    whole_ops,
-)
+from ..passes.analysis import Comparison, Gathers, NodeTimes, Whole, predict_eager_memory, weight_bytes, whole_ops
 from ..passes.planner.cost import Hardware
-from ..runtime.memories import MOST_INVARIANT
+from ..planned import Planned
 from ..settings import Settings
 from .records import (
     AssumptionReport,
@@ -57,32 +47,24 @@ class Subject:
 
     Attributes:
         captured: how it came in.
-        program: planned, at stage COMMUNICATING or before.
-        device: type of the device it is for.
-        attention_backend: what was asked for.
-        hardware: what the planner assumed.
+        planned: at stage COMMUNICATING or before.
         pass_seconds: measured, per pass.
         seconds: measured, from capture to the last pass.
         first_call: measured, what these seconds were spent on.
         kept: what became of the capture on disk.
+        remedy: what would make it fit; empty where it does.
         elsewhere: whether the program is for another machine, of which nothing can be asked here.
-        fastest: by what measurements backends were chosen, if any.
-        assumption: of the inputs' values.
         invariant: indices of the inputs that stay the same over many calls.
     """
 
     captured: Captured
-    program: ir.Program
-    device: str
-    attention_backend: attention.Wish
-    hardware: Hardware
+    planned: Planned
     pass_seconds: tuple[tuple[str, float], ...]
     seconds: float
     first_call: tuple[tuple[str, float], ...] = ()
     kept: str = ""
+    remedy: str = ""
     elsewhere: bool = False
-    fastest: attention.Fastest | None = None
-    assumption: Assumption | None = None
     invariant: tuple[int, ...] = ()
 
 
@@ -92,16 +74,11 @@ def report_of(model: nn.Module, settings: Settings, entries: Sequence[Specializa
         program_report(
             Subject(
                 entry.captured,
-                entry.program,
-                settings.device.type,
-                settings.attention_backend,
-                settings.hardware,
+                entry.planned,
                 tuple(entry.timing.seconds),
                 entry.watch.seconds,
                 first_call=tuple(entry.watch.laps.items()),
                 kept=entry.kept,
-                fastest=settings.fastest,
-                assumption=entry.assumption,
                 invariant=entry.invariant.indices,
             )
         )
@@ -118,8 +95,8 @@ def report_of(model: nn.Module, settings: Settings, entries: Sequence[Specializa
 
 def program_report(subject: Subject) -> ProgramReport:
     """The report of one signature."""
-    program, captured = subject.program, subject.captured
-    work = _Work(program, subject.hardware)
+    captured, program, hardware = subject.captured, subject.planned.program, subject.planned.target.hardware
+    work = _Work(program, hardware)
     blocks = tuple(work.block(section) for section in sections_of(program, work.times))
     return ProgramReport(
         inputs=tuple(
@@ -133,7 +110,7 @@ def program_report(subject: Subject) -> ProgramReport:
         kept=subject.kept,
         pass_seconds=subject.pass_seconds,
         mesh=str(program.mesh) if program.mesh.axes else "one rank",
-        step=_step(blocks, subject.hardware),
+        step=_step(blocks, hardware),
         memory=_memory(subject),
         blocks=blocks,
         attention=tuple(_attention(subject)),
@@ -158,8 +135,7 @@ def _step(blocks: Iterable[BlockReport], hardware: Hardware) -> StepReport:
 
 
 def _memory(subject: Subject) -> MemoryReport:
-    program = subject.program
-    found = predict_memory(program, device=subject.device)
+    program, target, found = subject.planned.program, subject.planned.target, subject.planned.memory
     verified = subject.captured.report.verified != "not verified"
     return MemoryReport(
         weights=tuple(weight_bytes(program, rank) for rank in range(program.mesh.num_ranks)),
@@ -168,43 +144,47 @@ def _memory(subject: Subject) -> MemoryReport:
         buffers=found.buffers,
         allowance=found.allowance,
         total=found.total,
-        first_call=predict_eager_memory(subject.captured.program, device=subject.device).total if verified else None,
-        capacity=subject.hardware.memory,
+        first_call=predict_eager_memory(subject.captured.program, device=target.device).total if verified else None,
+        capacity=target.memory or target.hardware.memory,
+        host=found.host,
+        remedy=subject.remedy,
     )
 
 
 def _attention(subject: Subject) -> Iterable[AttentionReport]:
     found: Counter[tuple[str, tuple[tuple[str, str], ...]]] = Counter()
-    for node in subject.program.nodes:
+    target = subject.planned.target
+    for node in subject.planned.program.nodes:
         backend = attention.backend_of(node.target)
         if backend is not None and subject.elsewhere:
             found["whichever backend runs there", ()] += 1
         elif backend is not None:
-            site = attention.AttentionSite.of(node, subject.device)
-            choice = attention.choose(site, subject.attention_backend, fastest=subject.fastest)
+            site = attention.AttentionSite.of(node, target.device)
+            choice = attention.choose(site, target.attention_backend, fastest=target.fastest)
             found[backend.name, choice.refusals if choice.backend.name == backend.name else ()] += 1
     for (name, refusals), count in found.items():
         yield AttentionReport(name, count, refusals)
 
 
 def _assumption(subject: Subject) -> AssumptionReport | None:
-    assumption, paths = subject.assumption, subject.captured.call.paths
+    assumption, paths = subject.planned.assumption, subject.captured.call.paths
     if assumption is None:
         return None
     return AssumptionReport(tuple(paths[index] for index in assumption.inputs_read), assumption.meanings)
 
 
 def _invariant(subject: Subject) -> InvariantReport | None:
-    program = subject.program
+    program = subject.planned.program
+    paths = subject.captured.call.paths
+    names = tuple(paths[index] for index in subject.invariant)
     kept = [ir.tensor_type(node) for node in program.nodes if node.target is memory.keep]
     if not kept:
-        return None
+        return InvariantReport(names, 0, 0, 0) if names and not subject.planned.target.invariant else None
     places = map(program.mesh.coordinates, range(program.mesh.num_ranks))
     largest = max(
         sum(math.prod(kind.local_shape(program.mesh, at)) * kind.dtype.itemsize for kind in kept) for at in places
     )
-    paths = subject.captured.call.paths
-    return InvariantReport(tuple(paths[index] for index in subject.invariant), len(kept), largest, MOST_INVARIANT)
+    return InvariantReport(names, len(kept), largest, memory.MOST_INVARIANT)
 
 
 def _eager_call(call: ModuleCall) -> EagerCallReport:

@@ -83,7 +83,7 @@ class InvariantReport:
 
     Attributes:
         inputs: these arguments.
-        values: how many are kept.
+        values: how many are kept; none where memory is too short for them.
         nbytes: of all of them, on the rank that keeps most.
         most: sets of arguments for which they are kept at most.
     """
@@ -203,7 +203,9 @@ class MemoryReport:
         total: weights, inputs, activations and allowance.
         first_call: at least, on rank 0 while a capture is checked against the model, which then runs whole; None
             without check.
-        capacity: of one device that was modelled.
+        capacity: what one device may give: the limit that was set or measured, else all that the modelled one has.
+        host: weights in the host's memory, which every call fetches; what is on its way counts as activations.
+        remedy: settings with which it would fit, in words; empty where it does.
     """
 
     weights: tuple[int, ...]
@@ -214,6 +216,8 @@ class MemoryReport:
     total: int
     first_call: int | None
     capacity: int
+    host: int = 0
+    remedy: str = ""
 
 
 @dataclass(frozen=True)

@@ -10,7 +10,7 @@ from torch import fx
 
 import fastvideo_ir as ir
 from fastvideo_ir.graph import is_getitem
-from fastvideo_ir.repeats import Repeat, whole_blocks
+from fastvideo_ir.repeats import Repeat, calls_of, is_weight, whole_blocks
 
 from ..passes.analysis import NodeTimes
 
@@ -39,10 +39,10 @@ class Section:
 
 def sections_of(program: ir.Program, times: NodeTimes) -> list[Section]:
     """Blocks in the model's order, then the rest."""
-    calls = [node for node in program.nodes if node.op == "call_function" and not is_getitem(node)]
+    calls = calls_of(program)
     position = {node: number for number, node in enumerate(calls)}
     sections, inside = [], set[int]()
-    for repeat in whole_blocks(calls, lambda node: node.name in program.params):
+    for repeat in whole_blocks(calls, lambda node: is_weight(program, node)):
         inside.update(range(repeat.start, repeat.stop))
         first = calls[repeat.start : repeat.start + repeat.period]
         name = _name(first, calls[repeat.stop - repeat.period : repeat.stop])

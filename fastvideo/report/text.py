@@ -83,7 +83,9 @@ def _assumed(assumption: AssumptionReport | None) -> list[str]:
 def _kept(invariant: InvariantReport | None) -> list[str]:
     if invariant is None:
         return []
-    values = f"{count(invariant.values, 'value')}, {size(invariant.nbytes)} per rank beside the memory above"
+    if not invariant.values:
+        return [f"nothing for {', '.join(invariant.inputs)}: memory is too short"]
+    values = f"{count(invariant.values, 'value')}, {size(invariant.nbytes)} per rank of the memory above"
     return [f"{values}, for each of the last {invariant.most} of {', '.join(invariant.inputs)}"]
 
 
@@ -102,6 +104,10 @@ def _memory(memory: MemoryReport) -> list[str]:
     if memory.allowance:
         parts.append(f"CUDA and its libraries {size(memory.allowance)}")
     lines = [f"{size(memory.total)} per rank at most{excess}", ", ".join(parts)]
+    if memory.host:
+        lines.append(f"{size(memory.host)} of weights in the host's memory, fetched block by block at every call")
+    if memory.remedy:
+        lines.append(memory.remedy)
     if memory.first_call is not None and memory.first_call > memory.total:
         lines.append(f"{size(memory.first_call)} or more on rank 0 while the first call is checked against the model")
     return lines

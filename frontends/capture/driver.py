@@ -101,13 +101,21 @@ STRATEGIES: tuple[tuple[str, Strategy], ...] = (
 """Soundest first."""
 
 
-def capture(model: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any], *, verify: bool = True) -> Captured:
+def capture(
+    model: nn.Module,
+    args: tuple[Any, ...],
+    kwargs: dict[str, Any],
+    *,
+    verify: bool = True,
+    verify_on: torch.device | None = None,
+) -> Captured:
     """Capture ``model(*args, **kwargs)`` as one program.
 
     Args:
         model: in eval mode, on one device; on ``meta`` it is captured from shapes alone and not verified.
         args, kwargs: of one real call; the program serves every call of the same signature.
         verify: compare with the eager model on this input and on one with other values.
+        verify_on: a device to compare on, with weights as visitors; None is where the weights are.
 
     Raises:
         InvalidArgumentError: the model or an argument can never be captured, e.g. the model changes its input.
@@ -117,7 +125,7 @@ def capture(model: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any], *, 
     module = check_model(model)
     state = PythonState(module)
     with torch.inference_mode(False), torch.no_grad(), _plain_modules(), _generators_kept():
-        captured = _capture(module, state, args, kwargs, verify)
+        captured = _capture(module, state, args, kwargs, verify, verify_on)
     captured.report = replace(captured.report, rewritten=state.rebound, frozen=state.noticed)
     warn_of_frozen_state(module, state.noticed)
     warn_of(captured.report.eager_calls, module)
@@ -144,7 +152,12 @@ def _plain_modules() -> Iterator[None]:
 
 
 def _capture(
-    module: nn.Module, state: PythonState, args: tuple[Any, ...], kwargs: dict[str, Any], verify: bool
+    module: nn.Module,
+    state: PythonState,
+    args: tuple[Any, ...],
+    kwargs: dict[str, Any],
+    verify: bool,
+    verify_on: torch.device | None,
 ) -> Captured:
     started = time.perf_counter()
     forward = inspect.signature(module.forward)
@@ -154,7 +167,7 @@ def _capture(
     check_ambient(device)
     on_meta = device.type == "meta"
     call = replace(call, tensors=[_plain(tensor, on_meta) for tensor in call.tensors])
-    verifier = Verifier(module, call, state) if verify and not on_meta else None
+    verifier = Verifier(module, call, state, verify_on) if verify and not on_meta else None
     locate = Locator(module)
     attempts: list[Attempt] = []
     for name, strategy in STRATEGIES[:1] if on_meta else STRATEGIES:

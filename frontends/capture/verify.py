@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import dataclass
 
 import torch
@@ -21,6 +21,7 @@ from .signature import BoundCall
 from .state import unchanged
 from .trace import FlatModel, StrategyFailedError
 from .tree import Tree
+from .visiting import WeightsVisit
 
 Run = Callable[[Sequence[torch.Tensor]], Sequence[torch.Tensor]]
 """Flat tensors in, flat tensors out."""
@@ -51,15 +52,19 @@ class Verifier:
         model: runs on its own weights; a buffer that a run changes is restored.
         call: the call that was captured.
         state: what the model keeps in Python; every run finds it as it was at the start.
+        device: where to run, with the weights as visitors; None is where they are.
 
     Attributes:
         seconds: that comparing has taken so far.
     """
 
-    def __init__(self, model: nn.Module, call: BoundCall, state: PythonState) -> None:
+    def __init__(
+        self, model: nn.Module, call: BoundCall, state: PythonState, device: torch.device | None = None
+    ) -> None:
         self._model = model
         self._state = state
-        self._device = device_of(model, call.tensors)
+        self._visited = device
+        self._device = device or device_of(model, call.tensors)
         self._call = call
         self._second = other_values(call.tensors)
         self._eager: dict[_Input, EagerResult | Exception] = {}
@@ -91,7 +96,11 @@ class Verifier:
         """New copies, since a model may write to them."""
         pairs = enumerate(zip(self._call.tensors, self._second, strict=True))
         keep_all = given.name == "first"
-        return [(first if keep_all or index in given.fixed else second).clone() for index, (first, second) in pairs]
+        chosen = [first if keep_all or index in given.fixed else second for index, (first, second) in pairs]
+        return [tensor.to(self._device, copy=True) for tensor in chosen]
+
+    def _visit(self) -> AbstractContextManager[object]:
+        return nullcontext() if self._visited is None else WeightsVisit(self._visited)
 
     def _check_on(self, given: _Input, run: Run, output: Tree) -> str:
         eager = self._run_eager(given)
@@ -101,7 +110,7 @@ class Verifier:
             raise StrategyFailedError(
                 f"on the {given.name} input the model returns another structure than while it was traced"
             )
-        with self._state.kept(), _same_random_numbers(self._device), torch.no_grad():
+        with self._state.kept(), _same_random_numbers(self._device), torch.no_grad(), self._visit():
             results = list(run(self._tensors(given)))
         difference = compare(results, eager.tensors)
         if difference is None:
@@ -155,7 +164,8 @@ class Verifier:
     def _forward(self, given: _Input) -> EagerResult:
         flat = FlatModel(self._model, self._call)
         inputs = self._tensors(given)
-        with unchanged(self._model, self._call, inputs), _same_random_numbers(self._device), torch.no_grad():
+        unharmed, seeded = unchanged(self._model, self._call, inputs), _same_random_numbers(self._device)
+        with unharmed, seeded, torch.no_grad(), self._visit():
             flat(*inputs)
         assert flat.results.output is not None
         return EagerResult(flat.results.tensors, flat.results.output)

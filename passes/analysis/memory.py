@@ -1,8 +1,8 @@
 """Peak memory of one rank, predicted before anything is loaded.
 
-    weights       the pieces that the placements of the params give the rank
+    weights       the pieces that the placements of the params give the rank, but for those kept on the host
     inputs        every rank gets them whole, and takes its pieces of them
-    activations   the most that is alive at once while the rank's lowered program runs
+    activations   the most that is alive at once while the lowered program runs, with what is kept for later calls
     allowance     what CUDA, its libraries and NCCL take beside torch's allocator
 
 Activations are found by running the very program that the rank would run, on ``meta`` tensors, and counting live
@@ -19,7 +19,10 @@ import torch
 from torch import Tensor
 
 import fastvideo_ir as ir
+from fastvideo_ir.fetching import kept_on_host
 from fastvideo_ir.graph import result_types
+from fastvideo_ir.memory import MOST_INVARIANT, keep
+from fastvideo_ir.memory import Memory as RankMemory
 
 from ..canonicalize import Canonicalize
 from ..localize import localize
@@ -31,6 +34,8 @@ CUDA_ALLOWANCE = 640 * 2**20
 """CUDA's context with the loaded kernels (about half a GiB) and the workspaces of cuBLAS and cuDNN."""
 NCCL_ALLOWANCE = 384 * 2**20
 """Channel buffers of NCCL's communicators on one rank."""
+USABLE = 0.9
+"""Share of a device's memory that a program may plan to fill."""
 META = torch.device("meta")
 
 
@@ -41,6 +46,7 @@ class Memory:
     Attributes:
         weights, inputs, activations, allowance: as in the module's text.
         buffers: of ``activations``, what the largest transfer sends and receives.
+        host: weights that are kept in the host's memory; while they are fetched they count as activations.
     """
 
     weights: int
@@ -48,19 +54,23 @@ class Memory:
     activations: int
     allowance: int = 0
     buffers: int = 0
+    host: int = 0
 
     @property
     def total(self) -> int:
         return self.weights + self.inputs + self.activations + self.allowance
 
 
+def local_bytes(program: ir.Program, node: torch.fx.Node, rank: int) -> int:
+    """Bytes of a tensor's piece on ``rank``."""
+    kind = ir.tensor_type(node)
+    return math.prod(kind.local_shape(program.mesh, program.mesh.coordinates(rank))) * kind.dtype.itemsize
+
+
 def weight_bytes(program: ir.Program, rank: int) -> int:
-    """Bytes of the params' pieces on ``rank``."""
-    at = program.mesh.coordinates(rank)
-    return sum(
-        math.prod(kind.local_shape(program.mesh, at)) * kind.dtype.itemsize
-        for kind in map(ir.tensor_type, program.param_nodes)
-    )
+    """Bytes of the params' pieces that stay on the device of ``rank``."""
+    away = kept_on_host(program)
+    return sum(local_bytes(program, param, rank) for param in program.param_nodes if param not in away)
 
 
 def predict_memory(program: ir.Program, rank: int = 0, *, device: str = "cuda") -> Memory:
@@ -73,14 +83,21 @@ def predict_memory(program: ir.Program, rank: int = 0, *, device: str = "cuda") 
     """
     local = _without_python(localize(program, rank))
     ir.run_passes(local, [OutlineBlocks(generator="eager")])
-    buffers = _Buffers()
+    buffers, kept = _Buffers(), RankMemory()
+    kept.invariant = {}
 
     def run(params: Mapping[str, Tensor], inputs: Sequence[Tensor]) -> None:
-        ir.interpreter.run_rank(local, params, inputs, buffers, META)
+        ir.interpreter.run_rank(local, params, inputs, buffers, META, kept)
 
     ranks = program.mesh.num_ranks
     found = _peak(program, rank, run)
-    return replace(found, allowance=_allowance(device, ranks), buffers=buffers.largest)
+    others = (MOST_INVARIANT - 1) * sum(local_bytes(program, n, rank) for n in program.nodes if n.target is keep)
+    return replace(
+        found,
+        activations=found.activations + others,
+        allowance=_allowance(device, ranks),
+        buffers=buffers.largest,
+    )
 
 
 def predict_eager_memory(program: ir.Program, *, device: str = "cuda") -> Memory:
@@ -110,7 +127,10 @@ def _peak(program: ir.Program, rank: int, run: Callable[[Mapping[str, Tensor], S
     inputs = [_empty(ir.tensor_type(node).shape, node) for node in program.input_nodes]
     with torch.no_grad(), LiveStorages([*params.values(), *inputs]) as live:
         run(params, inputs)
-    return Memory(weights=sum(map(_nbytes, params.values())), inputs=sum(map(_nbytes, inputs)), activations=live.peak)
+    away = kept_on_host(program)
+    host = sum(local_bytes(program, param, rank) for param in away)
+    weights = sum(map(_nbytes, params.values())) - host
+    return Memory(weights=weights, inputs=sum(map(_nbytes, inputs)), activations=live.peak, host=host)
 
 
 def _without_python(program: ir.Program) -> ir.Program:

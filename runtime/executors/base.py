@@ -52,6 +52,10 @@ class Executor(ABC):
         """Whether :meth:`run` can work: not closed, and every rank is there."""
 
     @abstractmethod
+    def rest(self) -> None:
+        """Free the weights on the device; the next :meth:`run` brings them back. For executors made to visit it."""
+
+    @abstractmethod
     def close(self) -> None:
         """Let go of the program and its weights. Idempotent."""
 

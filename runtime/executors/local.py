@@ -13,6 +13,7 @@ from fastvideo_ir.memory import Memory
 
 from ...passes.localize import localize
 from ...passes.outline_blocks import OutlineBlocks
+from ..host_weights import HostWeights
 from .in_process import InProcessExecutor
 
 
@@ -30,13 +31,15 @@ class LocalExecutor(InProcessExecutor):
         device: torch.device,
         *,
         generator: str = "eager",
+        host: HostWeights | None = None,
+        visiting: bool = False,
     ) -> None:
         if program.mesh.num_ranks != 1:
             raise ir.errors.InvalidArgumentError(f"the local executor has one rank, the program wants {program.mesh}")
-        super().__init__(program, params, device)
-        self._program = localize(program, 0)
-        ir.run_passes(self._program, [OutlineBlocks(generator=generator)])
+        super().__init__(program, params, device, host=host, visiting=visiting)
+        self._local = localize(program, 0)
+        ir.run_passes(self._local, [OutlineBlocks(generator=generator)])
 
-    def _run(self, inputs: list[Tensor], memories: list[Memory]) -> list[Any]:
+    def _run(self, params: dict[str, Tensor], inputs: list[Tensor], memories: list[Memory]) -> list[Any]:
         alone = ir.interpreter.Alone()
-        return ir.interpreter.run_rank(self._program, self._params, inputs, alone, self._device, memories[0])
+        return ir.interpreter.run_rank(self._local, params, inputs, alone, self._device, memories[0])

@@ -34,11 +34,12 @@ _POLL_SECONDS = 20e-6
 
 @dataclass(frozen=True)
 class _Loaded:
-    """A program on all ranks, its whole tensors by source, and who makes its code."""
+    """A program on all ranks, its whole tensors by source, who makes its code, and whether its weights come and go."""
 
     program: ir.Program
     params: dict[str, Tensor]
     generator: str
+    visiting: bool
 
 
 class WorkerGroup:
@@ -74,6 +75,7 @@ class WorkerGroup:
         self._hang_timeout = hang_timeout
         self._plugins = list(plugins)
         self._programs: dict[int, _Loaded] = {}
+        self._resting: set[int] = set()
         self._numbers = itertools.count()
         self._pid = os.getpid()
         self._lock = threading.RLock()
@@ -90,7 +92,14 @@ class WorkerGroup:
         """Process ids of the workers by rank."""
         return self._session.processes.pids
 
-    def load(self, program: ir.Program, params: Mapping[str, Tensor], *, generator: str = "eager") -> MpExecutor:
+    def load(
+        self,
+        program: ir.Program,
+        params: Mapping[str, Tensor],
+        *,
+        generator: str = "eager",
+        visiting: bool = False,
+    ) -> MpExecutor:
         """Put a program on all ranks.
 
         Weights are read now, and shared once for all programs: params of one source must be one tensor.
@@ -99,6 +108,7 @@ class WorkerGroup:
             program: at stage COMMUNICATING, for a mesh of ``num_ranks`` ranks.
             params: whole tensors by :attr:`Param.source`. On the CPU their storages may move, in place.
             generator: who makes the code of its blocks: ``eager`` or ``inductor``.
+            visiting: weights go to the devices at the first run, and again after each :meth:`MpExecutor.rest`.
 
         Raises:
             InvalidArgumentError: the program is for another number of ranks, or a param does not fit.
@@ -119,7 +129,7 @@ class WorkerGroup:
                             hint="bring new weights to all of them with update_params",
                         )
             number = next(self._numbers)
-            loaded = _Loaded(program, whole, generator)
+            loaded = _Loaded(program, whole, generator, visiting)
             self._install(number, loaded)
             self._programs[number] = loaded
             return MpExecutor(self, number)
@@ -140,7 +150,8 @@ class WorkerGroup:
                 self._session.rank.forget_weights()
                 for number, loaded in self._programs.items():
                     self._share(loaded.params)
-                    self._prepare(number)
+                    if number not in self._resting:
+                        self._prepare(number)
 
     def restart(self) -> None:
         """Start all workers anew and give them every loaded program, whose executors then work again.
@@ -152,6 +163,7 @@ class WorkerGroup:
         with self._lock:
             self._refuse_if_unusable()
             self._finish_session()
+            self._resting.clear()
             self._start()
             with self._dispatching():
                 for number, loaded in self._programs.items():
@@ -194,7 +206,10 @@ class WorkerGroup:
             "generator": loaded.generator,
         }
         self._command(command, lambda: self._session.rank.load(number, loaded.program, loaded.generator))
-        self._prepare(number)
+        if loaded.visiting:
+            self._resting.add(number)
+        else:
+            self._prepare(number)
 
     def _share(self, whole: Mapping[str, Tensor]) -> None:
         """Let every rank see the whole tensors on the CPU; on CUDA rank 0 sends the pieces while all ranks prepare."""
@@ -215,11 +230,20 @@ class WorkerGroup:
     def _run(self, number: int, inputs: Sequence[Tensor], scope: Scope) -> list[Any]:
         with self._exclusive():
             rank = self._session.rank
+            if number in self._resting:
+                self._resting.discard(number)
+                self._prepare(number)
             placed = rank.place(number, inputs)
             outputs: list[Any] = []
             message = {"op": "run", "program": number, "scope": asdict(scope)}
             self._command(message, lambda: outputs.extend(rank.run(number, scope, placed)))
             return outputs
+
+    def _rest(self, number: int) -> None:
+        with self._exclusive():
+            if self._programs[number].visiting and number not in self._resting:
+                self._resting.add(number)
+                self._command({"op": "rest", "program": number}, lambda: self._session.rank.rest(number))
 
     def _drop(self, number: int) -> None:
         if not self.alive:
@@ -227,7 +251,10 @@ class WorkerGroup:
             return
         with self._exclusive():
             if self._programs.pop(number, None) is not None:
-                self._command({"op": "drop", "program": number}, lambda: self._session.rank.drop(number))
+                rests = number in self._resting
+                self._resting.discard(number)
+                message = {"op": "drop", "program": number, "rests": rests}
+                self._command(message, lambda: self._session.rank.drop(number, rests=rests))
 
     def _command(
         self, message: Mapping[str, Any], own_part: Callable[[], None] | None = None, fds: Sequence[int] = ()
@@ -324,6 +351,10 @@ class MpExecutor(Executor):
     @property
     def alive(self) -> bool:
         return not self._closed and self._group.alive
+
+    def rest(self) -> None:
+        if not self._closed and self._group.alive:
+            self._group._rest(self._number)
 
     def close(self) -> None:
         """Take the program off all ranks. The group lives on."""

@@ -5,6 +5,8 @@ from __future__ import annotations
 import json
 import os
 from collections.abc import Mapping
+from contextlib import suppress
+from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
 
@@ -56,3 +58,12 @@ def _read_image(file: Path) -> str:
     with Image.open(file) as image:
         found = image.info.get(PNG_KEY, image.info.get("comment", ""))
     return found.decode() if isinstance(found, bytes) else str(found)
+
+
+def package_versions() -> dict[str, str]:
+    """Versions of what makes a video what it is."""
+    found = {}
+    for package in ("fastvideo-ir", "torch", "diffusers", "transformers"):
+        with suppress(PackageNotFoundError):  # run from a source tree, ours is not installed
+            found[package] = version(package)
+    return found

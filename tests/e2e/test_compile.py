@@ -283,7 +283,7 @@ def test_explain_tells_mesh_backends_collectives_work_and_weights() -> None:
     (program,) = json.loads(json.dumps(report))["programs"]
     assert sum(entry["sites"] for entry in program["attention"]) == 2
     assert sum(program["flops_per_rank"]) >= program["flops"] > 0
-    assert [name for name, _ in program["pass_seconds"]][-1] == "shard-params"
+    assert [name for name, _ in program["pass_seconds"]][-1] == "offload-params"
     assert len(program["param_bytes_per_rank"]) == 2
 
 
@@ -316,6 +316,7 @@ PASSES = (
     "lower-reshards",
     "pack-collectives",
     "shard-params",
+    "offload-params",
 )
 
 
@@ -364,7 +365,7 @@ def test_passes_that_leave_ranks_without_a_division_are_refused() -> None:
     for passes, message in (
         ("default,-choose-mesh", "but it is compiled for 2 ranks"),
         ("canonicalize", "ranks"),
-        ("default,-lower-reshards,-pack-collectives,-shard-params", "ranks need COMMUNICATING"),
+        ("default,-lower-reshards,-pack-collectives,-shard-params,-offload-params", "ranks need COMMUNICATING"),
     ):
         with compiled_toy(num_gpus=2, executor="simulated", passes=passes) as compiled:
             with pytest.raises(InvalidArgumentError) as caught:

@@ -59,7 +59,7 @@ def test_projections_of_the_context_are_computed_once(ranks: int) -> None:
         compiled.reset_cache()
         assert call(first) == whole
         text = compiled.explain()
-    assert "of context" in text and "per rank beside the memory above, for each of the last 2" in text
+    assert "of context" in text and "per rank of the memory above, for each of the last 2" in text
 
 
 def test_without_the_word_nothing_is_kept() -> None:

@@ -20,6 +20,7 @@ from fastvideo.passes.planner.cost import CostModel, Hardware, Work
 from fastvideo_ir.errors import BackendUnavailableError, ShardingError, VerificationError
 from fastvideo_ir.ops.attention import is_ring
 from fastvideo_ir.ops.ring import attention_with_lse, merge_attention
+from fastvideo_ir.pending import Pending
 
 from . import test_plan_sharding
 from .running import CPU, assert_close, collectives, passes_of, program, random_values, run_passes, run_ranks, run_whole
@@ -173,9 +174,9 @@ class Watching:
     def __init__(self) -> None:
         self.events: list[str] = []
 
-    def exchange(self, axis: str, send: Tensor, sent: list[int], received: list[int]) -> ir.interpreter.Pending:
+    def exchange(self, axis: str, send: Tensor, sent: list[int], received: list[int]) -> Pending:
         self.events.append("start")
-        return ir.interpreter.Pending(send.clone(), lambda: self.events.append("finish"), send)
+        return Pending(send.clone(), lambda: self.events.append("finish"), send)
 
 
 def test_transfer_is_awaited_where_its_result_is_read() -> None:

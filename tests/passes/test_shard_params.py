@@ -51,7 +51,7 @@ def test_ranks_hold_a_piece_each_and_compute_the_same(executor: str) -> None:
         (program,) = ranks.programs
         ((found,),) = ranks._specializations.values()
         if executor == "simulated":
-            held = [matrix_bytes(pieces.values()) for pieces in found.executor._pieces]  # type: ignore[attr-defined]
+            held = [matrix_bytes(pieces.values()) for pieces in found.executor._pieces(found.executor._params)]  # type: ignore[attr-defined]
         else:
             group = ranks._ranks.group
             assert group is not None

@@ -66,7 +66,9 @@ def test_plan_of_a_pipeline_folder(folder: Path, capfd: pytest.CaptureFixture[st
     assert latents.endswith("[1, 16, 3, 8, 12]") and timestep == "timestep: i64[1]" and "encoder_hidden_states" in text
     by_file = ["--model", str(folder / "transformer/config.json"), "--num-gpus", "2"]
     shapes = [f"--shape={item.replace(': bf16[', '=').replace(' ', '').rstrip(']')}" for item in (latents, text)]
-    assert planned(capfd, *by_file, *shapes, "--shape", "timestep=1:int64")["flops"] == program["flops"]
+    named = planned(capfd, *by_file, *shapes, "--shape", "timestep=1:int64", "--invariant", "encoder_hidden_states")
+    assert named["flops"] == program["flops"]
+    assert named["invariant"] == program["invariant"] and program["invariant"]["inputs"] == ["encoder_hidden_states"]
 
 
 class Branching(nn.Module):

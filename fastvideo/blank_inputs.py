@@ -1,4 +1,4 @@
-"""Inputs without values, from what the command line says of them."""
+"""Inputs without values, from what is said of them or from a pipeline's configs."""
 
 from __future__ import annotations
 
@@ -13,8 +13,8 @@ from torch import Tensor, nn
 
 from fastvideo_ir.errors import InvalidArgumentError, UnknownNameError
 
-from ..frontends.loading import open_pipeline
-from ..runtime.pipeline.geometry import LatentGeometry
+from .frontends.loading import PipelineFolder, open_pipeline
+from .runtime.pipeline.geometry import LatentGeometry
 
 _DTYPES = {
     str(dtype).removeprefix("torch."): dtype
@@ -73,20 +73,36 @@ def make_inputs(
     }
 
 
-def video_inputs(source: str, given: Mapping[str, int], dtype: torch.dtype) -> dict[str, Spec]:
-    """What the denoiser of a known pipeline gets for one video; other sizes are the family's defaults.
+def open_unweighted(source: str, given: Mapping[str, int]) -> PipelineFolder:
+    """The pipeline for which inputs are to be made; its weights need not be there.
 
     Raises:
-        InvalidArgumentError: the source is no pipeline, or its denoiser takes more than latents, text and time.
+        InvalidArgumentError: the source is no pipeline, and nothing says what its inputs are.
     """
     try:
-        pipeline = open_pipeline(source, weights=False)
+        return open_pipeline(source, weights=False)
     except Exception as error:
         if given:
             raise
         raise InvalidArgumentError(
             "no inputs were given", hint="say e.g. --shape hidden_states=1,16,21,60,104, once per tensor"
         ) from error
+
+
+def denoiser_inputs(
+    pipeline: PipelineFolder, given: Mapping[str, int], dtype: torch.dtype, batch: int = 1
+) -> dict[str, Spec]:
+    """What the denoiser of a pipeline gets for one video; other sizes are the family's defaults.
+
+    Args:
+        pipeline: of a known family.
+        given: height, width, num_frames.
+        dtype: of latents and text.
+        batch: 2 with classifier-free guidance.
+
+    Raises:
+        InvalidArgumentError: it takes more than latents, text and time, or the size cannot be.
+    """
     family = pipeline.family
     widths = [pipeline.configs["text_encoder"].get(key) for key in ("d_model", "hidden_size")]
     width = next((width for width in widths if isinstance(width, int)), None)
@@ -105,11 +121,11 @@ def video_inputs(source: str, given: Mapping[str, int], dtype: torch.dtype) -> d
             raise InvalidArgumentError(f"{name} must be a multiple of {multiple} pixels, got {values[name]}")
     spatial = (values["height"] // geometry.spatial_factor, values["width"] // geometry.spatial_factor)
     middle = [pipeline.config_value(family.latent_channels), geometry.latent_frames(values["num_frames"])]
-    latents = (1, *(middle if family.channel_dim == 1 else reversed(middle)), *spatial)
+    latents = (batch, *(middle if family.channel_dim == 1 else reversed(middle)), *spatial)
     return {
         family.latents_argument: (latents, dtype),
-        family.timestep_argument: ((1,), torch.int64),
-        family.text[0]: ((1, values["max_sequence_length"], width), dtype),
+        family.timestep_argument: ((batch,), torch.int64),
+        family.text[0]: ((batch, values["max_sequence_length"], width), dtype),
     }
 
 

@@ -153,7 +153,8 @@ class ProcessGroups:
                 return
             except RuntimeError:
                 if work.is_completed():
-                    raise
+                    work.wait()  # raises the work's own error; it may also have ended just behind the slice
+                    return
             check(waiting_since)
 
 

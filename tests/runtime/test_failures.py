@@ -12,6 +12,7 @@ import torch
 
 import fastvideo_ir as ir
 from fastvideo.runtime.executors import MpExecutor, WorkerGroup
+from fastvideo.runtime.process_groups import ProcessGroups
 
 from . import fault_ops  # noqa: F401  (registers the ops for rank 0)
 from .programs import CPU, FAULT_OPS, faulty, linear, wait_until, wait_until_gone
@@ -139,3 +140,24 @@ def test_worker_that_cannot_start() -> None:
         group.load(linear(2), {"w": torch.randn(7, 5)})
     assert_nothing_left(pids, folder)
     group.close()
+
+
+class EndsBehindTheSlice:
+    """Work of gloo that is not done when a wait for it ends, and is when it is asked."""
+
+    def __init__(self, error: str | None) -> None:
+        self._error, self._waits = error, 0
+
+    def wait(self, *_: object) -> None:
+        self._waits += 1
+        if self._waits == 1 or self._error:
+            raise RuntimeError("Operation timed out!" if self._waits == 1 else self._error)
+
+    def is_completed(self) -> bool:
+        return True
+
+
+def test_a_transfer_that_ends_just_behind_a_slice_of_waiting_is_no_failure() -> None:
+    ProcessGroups._wait_in_slices(EndsBehindTheSlice(None), lambda _: None)
+    with pytest.raises(RuntimeError, match="Connection reset"):
+        ProcessGroups._wait_in_slices(EndsBehindTheSlice("Connection reset"), lambda _: None)

@@ -12,6 +12,7 @@ from __future__ import annotations
 import argparse
 import json
 import statistics
+import tempfile
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -26,22 +27,44 @@ from examples.train_shapes.sample import strip
 from examples.train_shapes.scenes import Scene, held_out_set
 from fastvideo import SlidingTile, VideoGenerator
 
-TILE = (2, 4, 4)
-"""Of sliding tile attention, on 5 × 16 × 16 tokens: 3 × 4 × 4 tiles."""
+TILE, TILES, LAYERS, HEADS = (2, 4, 4), (3, 4, 4), 8, 6
+"""Of sliding tile attention on the 5 × 16 × 16 tokens of ``fastvideo/shapes``, and of its denoiser."""
 SHOWN = 3
 """Captions whose clips are drawn."""
 
 
 @dataclass(frozen=True)
 class Setting:
-    """What a generator is made with, and how many steps it takes, as a share of all."""
+    """What a generator is made with, and how many steps it takes, as a share of all.
+
+    Attributes:
+        window: of sliding tile attention, in tiles; None for another attention.
+        whole: share of the steps, the first ones, whose window is the whole grid; scenes are laid out in them.
+    """
 
     options: dict[str, Any]
     steps: float = 1.0
+    window: tuple[int, int, int] | None = None
+    whole: float = 0.0
+
+    def made_with(self, steps: int, folder: Path) -> dict[str, Any]:
+        """Options for so many steps; a file of windows that they name is written to ``folder``."""
+        if self.window is None:
+            return self.options
+        windows = [TILES if step < round(self.whole * steps) else self.window for step in range(steps)]
+        entries = {
+            f"{step}_{layer}_{head}": window
+            for step, window in enumerate(windows)
+            for layer in range(LAYERS)
+            for head in range(HEADS)
+        }
+        file = folder / "windows.json"
+        file.write_text(json.dumps(entries))
+        return {"attention_backend": SlidingTile(tile=TILE, config=str(file)), **self.options}
 
 
-def _tiles(*window: int) -> Setting:
-    return Setting({"attention_backend": SlidingTile(tile=TILE, window=window)})  # type: ignore[arg-type]
+def _tiles(*window: int, whole: float = 0.0) -> Setting:
+    return Setting({}, window=window, whole=whole)  # type: ignore[arg-type]
 
 
 def _codes(format: str) -> Setting:
@@ -56,6 +79,8 @@ SETTINGS = {
     "sliding tile 3×3×3 (56 %)": _tiles(3, 3, 3),
     "sliding tile 3×2×2 (25 %)": _tiles(3, 2, 2),
     "sliding tile 1×3×3 (19 %)": _tiles(1, 3, 3),
+    "3×3×3, the first third of the steps whole": _tiles(3, 3, 3, whole=1 / 3),
+    "3×2×2, the first third of the steps whole": _tiles(3, 2, 2, whole=1 / 3),
     "cache first-block:0.05": Setting({"cache": "first-block:0.05"}),
     "cache first-block:0.1": Setting({"cache": "first-block:0.1"}),
     "cache first-block:0.2": Setting({"cache": "first-block:0.2"}),
@@ -89,12 +114,16 @@ class Row:
 def generate(model: str, setting: Setting, asked: list[tuple[str, Scene]], steps: int) -> tuple[np.ndarray, float]:
     """Clips ``(clips, frames, height, width, 3)``, uint8, and the median seconds of a step."""
     clips, times = [], []
-    with VideoGenerator.from_pretrained(model, num_gpus=1, **setting.options) as generator:
+    taken = max(round(setting.steps * steps), 1)
+    with (
+        tempfile.TemporaryDirectory() as folder,
+        VideoGenerator.from_pretrained(model, num_gpus=1, **setting.made_with(taken, Path(folder))) as generator,
+    ):
         for number, (caption, _) in enumerate(asked):
             video = generator.generate_video(
                 caption,
                 seed=number,
-                num_inference_steps=max(round(setting.steps * steps), 1),
+                num_inference_steps=taken,
                 save_video=False,
                 return_frames=True,
                 progress=False,

@@ -1,8 +1,8 @@
 """Repeated blocks: stretches of the graph that are the same ops on the same shapes, again and again.
 
 Two calls match where op, rule, work and plain arguments agree and each operand is either made at the same distance
-before them, or is the very same value, or is a param of the same type. A model's blocks show up as a long run of calls
-that match the calls one *period* later; no name is looked at.
+before them, or is the very same value, or has the same type and is held when a block begins: a param, or a value that
+is kept. A model's blocks show up as a long run of calls that match the calls one *period* later; no name is looked at.
 """
 
 from __future__ import annotations
@@ -16,6 +16,7 @@ from torch import fx
 from .dialect import eager_call
 from .fetching import fetch
 from .graph import is_getitem, map_arguments, tensor_operands
+from .memory import keep
 from .program import Program, value_type
 from .values import tensor_of
 
@@ -44,19 +45,19 @@ def calls_of(program: Program) -> list[fx.Node]:
     return [n for n in program.nodes if n.op == "call_function" and not is_getitem(n) and n.target is not fetch]
 
 
-def is_weight(program: Program, node: fx.Node) -> bool:
-    """Whether ``node`` is a param, or one that has been fetched."""
-    return node.name in program.params or node.target is fetch
+def is_held(program: Program, node: fx.Node) -> bool:
+    """Whether ``node`` is what a rank holds when a block begins: a param, fetched or not, or a value that is kept."""
+    return node.name in program.params or node.target in (fetch, keep)
 
 
 def find_repeats(
-    calls: Sequence[fx.Node], is_param: Callable[[fx.Node], bool], detail: Callable[[fx.Node], Hashable]
+    calls: Sequence[fx.Node], is_held: Callable[[fx.Node], bool], detail: Callable[[fx.Node], Hashable]
 ) -> list[Repeat]:
     """Repeated blocks, disjoint and in order.
 
     Args:
         calls: in graph order.
-        is_param: whether a placeholder is a weight.
+        is_held: whether a node is there when a block begins, and may differ from block to block.
         detail: what else must be equal, by call.
     """
     keys = _keys(calls, detail)
@@ -69,7 +70,7 @@ def find_repeats(
             while (
                 run + period < len(calls)
                 and keys[run] == keys[run + period]
-                and _same_operands(calls[run], calls[run + period], period, position, is_param)
+                and _same_operands(calls[run], calls[run + period], period, position, is_held)
             ):
                 run += 1
             count = (run - number) // period + 1
@@ -103,13 +104,13 @@ def _periods(keys: Sequence[int]) -> list[int]:
 
 
 def _same_operands(
-    left: fx.Node, right: fx.Node, period: int, position: dict[fx.Node, int], is_param: Callable[[fx.Node], bool]
+    left: fx.Node, right: fx.Node, period: int, position: dict[fx.Node, int], is_held: Callable[[fx.Node], bool]
 ) -> bool:
     for a, b in zip(tensor_operands(left), tensor_operands(right), strict=True):
         (maker_a, result_a), (maker_b, result_b) = tensor_of(a), tensor_of(b)
         if maker_a is maker_b and result_a == result_b:
             continue
-        if is_param(maker_a) and is_param(maker_b) and value_type(maker_a) == value_type(maker_b):
+        if is_held(maker_a) and is_held(maker_b) and value_type(maker_a) == value_type(maker_b):
             continue
         shifted = maker_a in position and maker_b in position and position[maker_b] - position[maker_a] == period
         if not shifted or result_a != result_b:
@@ -148,7 +149,7 @@ def turned(repeat: Repeat, alive: Sequence[int]) -> int:
     return min(range(repeat.start, repeat.start + repeat.period), key=lambda position: alive[position])
 
 
-def whole_blocks(calls: Sequence[fx.Node], is_param: Callable[[fx.Node], bool]) -> list[Repeat]:
+def whole_blocks(calls: Sequence[fx.Node], is_held: Callable[[fx.Node], bool]) -> list[Repeat]:
     """The model's blocks as a reader would count them: cut where few values cross, the outermost ones included.
 
     The first block reads what no block made and the last one may feed something else, so that :func:`find_repeats`
@@ -156,7 +157,7 @@ def whole_blocks(calls: Sequence[fx.Node], is_param: Callable[[fx.Node], bool]) 
     """
     keys, alive = _keys(calls, lambda _: None), alive_before(calls)
     found: list[Repeat] = []
-    for repeat in find_repeats(calls, is_param, lambda _: None):
+    for repeat in find_repeats(calls, is_held, lambda _: None):
         first = found[-1].stop if found else 0
         fewest = alive[turned(repeat, alive)]
         edges = [at for at in range(repeat.start, repeat.start + repeat.period) if alive[at] == fewest]

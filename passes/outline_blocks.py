@@ -18,7 +18,7 @@ from fastvideo_ir import memory
 from fastvideo_ir.block import Block
 from fastvideo_ir.first_rank import runs_on_first_rank
 from fastvideo_ir.graph import is_getitem, map_arguments
-from fastvideo_ir.repeats import alive_before, calls_of, find_repeats, is_weight, turned
+from fastvideo_ir.repeats import alive_before, calls_of, find_repeats, is_held, turned
 from fastvideo_ir.types import TupleType
 from fastvideo_ir.values import tensor_of
 
@@ -88,7 +88,7 @@ def _cuts(program: ir.Program) -> set[fx.Node]:
     calls = calls_of(program)
     alive = alive_before(calls)
     cuts: set[fx.Node] = set()
-    for repeat in find_repeats(calls, lambda node: is_weight(program, node), lambda _: None):
+    for repeat in find_repeats(calls, lambda node: is_held(program, node), lambda _: None):
         edges = range(turned(repeat, alive), repeat.stop + 1, repeat.period)
         cuts.update(calls[position] for position in edges if position < len(calls))
     return cuts

@@ -5,7 +5,7 @@ from __future__ import annotations
 from torch import fx
 
 import fastvideo_ir as ir
-from fastvideo_ir.repeats import alive_before, calls_of, find_repeats, is_weight, turned
+from fastvideo_ir.repeats import alive_before, calls_of, find_repeats, is_held, turned
 
 MOST_AT_ONCE = 1 / 8
 """Share of all params that is brought at once outside of repeated blocks."""
@@ -18,7 +18,7 @@ def stretches_of(program: ir.Program) -> list[list[fx.Node]]:
     alive = alive_before(heads)
     cuts: set[fx.Node] = set()
     repeated: set[fx.Node] = set()
-    for repeat in find_repeats(heads, lambda node: is_weight(program, node), lambda _: None):
+    for repeat in find_repeats(heads, lambda node: is_held(program, node), lambda _: None):
         edges = range(turned(repeat, alive), repeat.stop + 1, repeat.period)
         cuts.update(heads[position] for position in edges if position < len(heads))
         repeated.update(heads[repeat.start : repeat.stop])

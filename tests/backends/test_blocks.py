@@ -52,6 +52,20 @@ def planned(layers: int, ranks: int) -> tuple[Captured, ir.Program, Tensor, Tens
         return captured, captured.program, x, model(x)
 
 
+class Read(Stack):
+    """Every layer reads a projection of a text."""
+
+    def __init__(self, layers: int) -> None:
+        super().__init__(layers)
+        self.texts = nn.ModuleList(nn.Linear(16, 32) for _ in range(layers))
+
+    def forward(self, x: Tensor, text: Tensor) -> Tensor:  # type: ignore[override]
+        x = self.entry(x)
+        for layer, project in zip(self.layers, self.texts, strict=True):
+            x = layer(x * project(text).sigmoid().mean(1, keepdim=True))
+        return x
+
+
 def blocks_of(program: ir.Program) -> list[Block]:
     return [node.target for node in program.nodes if isinstance(node.target, Block)]
 
@@ -68,6 +82,21 @@ def test_layers_that_repeat_share_one_block(layers: int) -> None:
     with torch.no_grad():
         (found,) = run_rank(local, captured.params, [x], Alone())
     torch.testing.assert_close(found, expected, rtol=1e-5, atol=1e-5)
+
+
+def test_layers_that_read_what_is_kept_share_one_block() -> None:
+    sizes = []
+    for layers in (5, 9):
+        captured = capture(Read(layers).eval(), (torch.randn(1, 24, 8), torch.randn(1, 6, 16)), {})
+        ir.run_passes(captured.program, default_pipeline(Target(1, invariant=("text",))))
+        local = localize(captured.program, 0)
+        ir.run_passes(local, [OutlineBlocks()])
+        nodes = list(local.nodes)
+        kept = [number for number, node in enumerate(nodes) if node.target is ir.memory.keep]
+        assert len(kept) == layers
+        blocks = {node.target for node in nodes[kept[-1] :] if isinstance(node.target, Block)}
+        sizes.append(sum(len(block.graph.nodes) for block in blocks))
+    assert sizes[0] == sizes[1]  # code does not grow with the number of layers
 
 
 def test_ranks_run_their_blocks_between_transfers() -> None:

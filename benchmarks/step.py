@@ -11,7 +11,6 @@ from __future__ import annotations
 import argparse
 import inspect
 import json
-import statistics
 import time
 from collections import Counter
 from collections.abc import Callable
@@ -23,6 +22,7 @@ import torch
 from torch import Tensor, nn
 
 import fastvideo
+from fastvideo.step_timing import difference, time_calls
 
 from .models import WORKLOADS, Inputs, Workload, build
 
@@ -124,7 +124,7 @@ def print_profile(call: Call, inputs: Inputs) -> None:
     activity = torch.profiler.ProfilerActivity.CUDA
     with torch.no_grad(), torch.profiler.profile(activities=[activity]) as profile:
         call(inputs)
-        _synchronize()
+        torch.cuda.synchronize()
     events = [event for event in profile.key_averages() if event.self_device_time_total > 0]
     kinds: Counter[str] = Counter()
     for event in events:
@@ -147,31 +147,16 @@ def measure(
 ) -> tuple[Row, Tensor]:
     """Time one contender; the first entry of ``calls`` is compared, the rest is timed."""
     cuda = torch.cuda.is_available()
-    if cuda:
-        torch.cuda.empty_cache()
-        torch.cuda.reset_peak_memory_stats()
     call, close = make(model, ranks)
-    with torch.no_grad():
-        start = time.perf_counter()
-        output = call(calls[0]).float().cpu()
-        first = time.perf_counter() - start
-        call(calls[1])
-        times = []
-        for inputs in calls[2:]:
-            _synchronize()
-            start = time.perf_counter()
-            call(inputs)
-            _synchronize()
-            times.append(time.perf_counter() - start)
-    peak = torch.cuda.max_memory_allocated() if cuda else 0
+    times, output = time_calls(call, calls, torch.device("cuda" if cuda else "cpu"))
     if profiled and cuda:
         print_profile(call, calls[0])
     close()
     against = output if reference is None else reference
-    error = float((output - against).norm() / against.norm())
     if not torch.isfinite(output).all():
         raise SystemExit(f"error: {name} returned values that are not finite")
-    return Row(name, first, statistics.median(times), max(times) - min(times), error, peak), output
+    error = difference(output, against)
+    return Row(name, times.first, times.median, times.spread, error, times.peak_memory or 0), output
 
 
 def exact_output(workload: Workload, inputs: Inputs, device: torch.device, dtype: torch.dtype) -> Tensor:
@@ -181,11 +166,6 @@ def exact_output(workload: Workload, inputs: Inputs, device: torch.device, dtype
     with torch.no_grad():
         output: Tensor = model(**widened)[0]
     return output.float().cpu()
-
-
-def _synchronize() -> None:
-    if torch.cuda.is_available():
-        torch.cuda.synchronize()
 
 
 def main() -> None:

@@ -1,4 +1,4 @@
-"""The command line: ``fastvideo generate``, ``calibrate``, ``plan``, ``models`` and ``doctor``.
+"""The command line: ``fastvideo generate``, ``calibrate``, ``plan``, ``bench``, ``models`` and ``doctor``.
 
 Until an option has been read, nothing is imported that takes long; torch is imported by the command that needs it.
 """

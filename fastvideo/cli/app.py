@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import typer
 
+from .bench import bench
 from .calibrate import calibrate
 from .doctor import doctor
 from .generate import generate
@@ -17,5 +18,5 @@ app = typer.Typer(
     rich_markup_mode=None,
     pretty_exceptions_enable=False,
 )
-for command in (generate, calibrate, plan, models, doctor):
+for command in (generate, calibrate, plan, bench, models, doctor):
     app.command()(command)

@@ -53,12 +53,31 @@ def _folds() -> dict[Any, Fold]:
     return {resolve(name): fold for name, fold in table.items() if resolve(name) is not None}
 
 
+FILLED: dict[str, Callable[[dict[str, Any]], Any]] = {
+    "new_zeros.default": lambda arguments: 0,
+    "new_ones.default": lambda arguments: 1,
+    "new_full.default": lambda arguments: arguments["fill_value"],
+    "zeros_like.default": lambda arguments: 0,
+    "ones_like.default": lambda arguments: 1,
+    "full_like.default": lambda arguments: arguments["fill_value"],
+    "fill.Scalar": lambda arguments: arguments["value"],
+    "new_empty.default": lambda arguments: 0,
+    "empty_like.default": lambda arguments: 0,
+}
+"""Ops that read dtype and shape of a tensor and none of its values, to the number that they fill theirs with.
+
+What is empty may hold anything, and zeros are the same on every rank.
+"""
+
 NEED_STRIDES = (aten.view_as_complex.default, aten.view.dtype)
 """Views of the bits: neighbours must lie side by side. A copy in front of them costs nothing where they do already."""
 
 
 class Canonicalize(ir.Pass):
     """Folds casts to the same dtype, copies, whole slices and idle dropout; makes ``type_as`` a plain cast.
+
+    A constant that is shaped like a tensor reads nothing of it, so it becomes ``full``: its pieces are made where they
+    are needed, and the tensor does not travel there.
 
     A graph is functional, so dropping a copy inside it cannot be seen by anyone. Strides are nobody's promise either:
     ``view`` becomes ``reshape``, and ``contiguous`` goes, but in front of what reads the bits of its operand. What the
@@ -71,11 +90,16 @@ class Canonicalize(ir.Pass):
     def run(self, program: ir.Program) -> None:
         rewriter = ir.Rewriter(program, self.name)
         folds = _folds()
+        filled = {resolve(name): value for name, value in FILLED.items()}
         for node in list(program.nodes):
             fold = folds.get(node.target) if node.op == "call_function" else None
             operand = fold(node, bind(node)) if fold else None
             if operand is not None:
                 rewriter.replace(node, operand)
+            elif node.target in filled:
+                kind = ir.tensor_type(node)
+                arguments = (list(kind.shape), filled[node.target](bind(node)))
+                rewriter.replace_with(node, aten.full.default, arguments, {"dtype": kind.dtype, "device": ir.DEVICE})
             elif node.target in NEED_STRIDES:
                 source, *rest = node.args
                 dense = rewriter.insert(aten.contiguous.default, (source,), before=node, sources=(node,))

@@ -7,7 +7,8 @@ cheapest there. Axes are planned one after the other, each on top of the settled
 On a *pinned* axis work must be divided wherever a rule allows, however small the tensors are: heavy ops may not run
 replicated, nor cut so unevenly that the busiest rank holds the others up. What counts as heavy is lowered until all but
 :attr:`PlanSharding.replicated` of the FLOPs are divided. Communication is then the least that this takes, so that a
-tiny model gets the plan of its large sister.
+tiny model gets the plan of its large sister. What may stay replicated is shared by the pinned axes, since what one
+repeats the next one repeats again. Attention is divided whatever its share of a tiny model is: it is what grows.
 """
 
 from __future__ import annotations
@@ -31,15 +32,19 @@ from .planner.allowed import allowed
 from .planner.axis_order import AxisOrder
 from .planner.candidates import Candidates, Rules
 from .planner.cost import CostModel, Hardware, Work, largest_local_numel
-from .planner.policy import policy_of, refuse_small_batch
+from .planner.policy import AxisPolicy, policy_of, refuse_small_batch
 from .planner.search import Plan, Search
 from .planner.statistics import Statistics
 
 FIRST_THRESHOLD = 8
 """Ops with at least this fraction (one over it) of the largest op's FLOPs are always divided."""
+ATTENTION_THRESHOLD = 32
+"""Attentions with at least this fraction of the largest one's FLOPs are always divided."""
 LATENCY_SHARE = 0.05
 NEGLIGIBLE = 3e-3
 """Share of the program's time, repeated blocks counted once, below which an op on whole operands is left whole."""
+DIVIDED = 1 / 2
+"""Share of the FLOPs that an axis must divide at least."""
 UNEVEN = 1.15
 """How far the busiest rank's share may exceed an even one before other cuts are preferred."""
 
@@ -76,14 +81,15 @@ def plan_program(program: ir.Program, options: PlanSharding) -> float:
     _warn_of_unknown_ops(program)
     rewriter = ir.Rewriter(program, PlanSharding.name)
     settled: frozenset[str] = frozenset()
-    seconds = 0.0
-    for axis, size in program.mesh.axes:
-        if size > 1:
-            plan = plan_axis(program, axis, settled, options)
-            seconds = plan.seconds
-            _apply(rewriter, axis, plan.strategies)
+    seconds, most_work = 0.0, 1 + options.replicated
+    axes = [axis for axis, size in program.mesh.axes if size > 1]
+    for number, axis in enumerate(axes):
+        plan, repeated = plan_axis(program, axis, settled, options, most_work ** (1 / (len(axes) - number)) - 1)
+        most_work = max(1.0, most_work / (1 + repeated))
+        seconds = plan.seconds
+        _apply(rewriter, axis, plan.strategies)
         settled |= {axis}
-    if sum(size > 1 for _, size in program.mesh.axes) > 1:
+    if len(axes) > 1:
         AxisOrder(rewriter, at_scale(program, options.hardware, frozenset())).run()
     return seconds
 
@@ -124,24 +130,26 @@ def _only_moves(node: fx.Node) -> bool:
     return isinstance(node.target, ir.dialect.PlacementOp)
 
 
-def plan_axis(program: ir.Program, axis: str, settled: frozenset[str], options: PlanSharding) -> Plan:
-    """The cheapest strategies of all calls along ``axis``."""
+def plan_axis(
+    program: ir.Program, axis: str, settled: frozenset[str], options: PlanSharding, replicated_limit: float
+) -> tuple[Plan, float]:
+    """The cheapest strategies of all calls along ``axis``, and the FLOPs that they repeat, as :func:`replicated_work`.
+
+    On a pinned axis at most ``replicated_limit`` of them, where the rules allow that.
+    """
     rules = Rules(program)
-    candidates = Candidates(program, axis, rules)
     hardware = at_scale(program, options.hardware, settled) if options.pinned else options.hardware
     model = CostModel(hardware, program.mesh, axis, settled)
     calls = list(rules.of)
     works = {node: model.work(node) for node in calls}
-    strategies: dict[fx.Node, list[Strategy]] = {}
-    statistics = Statistics(program.mesh, axis)
-    for node in calls:
-        rule = rules.of[node]
-        found = rules.strategies(rule, candidates.around(node)) if rule else []
-        found = allowed(program, node, found, axis, works[node], statistics)
-        if any(s.travelling for s in found) and not _runs_as_ring(node, options.device):
-            found = [s for s in found if not s.travelling]
-        strategies[node] = [replicated(len(tensor_operands(node)), result_types(node)), *found]
-    if policy_of(axis).whole_heads:
+    policy = policy_of(axis)
+    strategies = _strategies(program, axis, policy, rules, works, options.device)
+    left = undivided_work(strategies, works)
+    if options.pinned and policy.batch_only and left * (model.parts - 1) > replicated_limit and left <= 1 - DIVIDED:
+        # The batch is there to be cut, but the model takes it apart: what it does to single samples is cut otherwise.
+        policy = replace(policy, batch_only=False)
+        strategies = _strategies(program, axis, policy, rules, works, options.device)
+    if policy.whole_heads:
         _refuse_causal(calls, works, axis, options.replicated)
     repeats = find_repeats(
         calls, lambda node: node.name in program.params, lambda node: (id(rules.of[node]), works[node])
@@ -149,15 +157,45 @@ def plan_axis(program: ir.Program, axis: str, settled: frozenset[str], options: 
     twins = {node for repeat in repeats for node in calls[repeat.start + repeat.period : repeat.stop]}
     negligible = NEGLIGIBLE * sum(work.seconds for node, work in works.items() if node not in twins)
     if not options.pinned:
-        return Search(program, model, strategies, works, negligible, repeats).run()
+        plan = Search(program, model, strategies, works, negligible, repeats).run()
+        return plan, replicated_work(plan, works, model.parts)
     threshold = max(work.flops for work in works.values()) / FIRST_THRESHOLD
     while True:
         forced = _force_division(strategies, works, model.parts, threshold)
         plan = Search(program, model, forced, works, negligible, repeats).run()
-        if replicated_work(plan, strategies, works, model.parts) <= options.replicated or threshold < 1:
+        repeated = replicated_work(plan, works, model.parts)
+        avoidable = [
+            works[node].flops
+            for node, strategy in plan.strategies.items()
+            if strategy.divided is None and any(s.divided for s in strategies[node])
+        ]
+        if repeated <= replicated_limit or not any(avoidable):
             _refuse_idle(plan, works, axis, model.parts)
-            return plan
-        threshold /= 4
+            return plan, repeated
+        threshold = min(threshold / 4, max(avoidable))
+
+
+def _strategies(
+    program: ir.Program, axis: str, policy: AxisPolicy, rules: Rules, works: dict[fx.Node, Work], device: str
+) -> dict[fx.Node, list[Strategy]]:
+    """What each call may do within ``policy``; replication comes first."""
+    candidates = Candidates(program, axis, rules, policy)
+    statistics = Statistics(program.mesh, axis)
+    result = {}
+    for node, rule in rules.of.items():
+        found = rules.strategies(rule, candidates.around(node)) if rule else []
+        found = allowed(program, node, found, axis, works[node], statistics)
+        if any(s.travelling for s in found) and not _runs_as_ring(node, device):
+            found = [s for s in found if not s.travelling]
+        result[node] = [replicated(len(tensor_operands(node)), result_types(node)), *found]
+    return result
+
+
+def undivided_work(strategies: dict[fx.Node, list[Strategy]], works: dict[fx.Node, Work]) -> float:
+    """Share of the FLOPs that no strategy divides."""
+    total = sum(work.flops for work in works.values())
+    left = sum(works[node].flops for node, found in strategies.items() if not any(s.divided for s in found))
+    return left / total if total else 0.0
 
 
 def _runs_as_ring(node: fx.Node, device: str) -> bool:
@@ -186,7 +224,7 @@ def _refuse_idle(plan: Plan, works: dict[fx.Node, Work], axis: str, parts: int) 
     size = {node: float(work.flops) if counted else work.seconds for node, work in works.items()}
     total = sum(size.values())
     divided = sum(size[node] for node, strategy in plan.strategies.items() if strategy.divided)
-    if total and divided < total / 2:
+    if total and divided < DIVIDED * total:
         raise ir.errors.IdleAxisError(
             f"axis {axis!r} of {parts} ranks divides only {divided / total:.0%} of the program's "
             f"{'FLOPs' if counted else 'work'}",
@@ -197,11 +235,16 @@ def _refuse_idle(plan: Plan, works: dict[fx.Node, Work], axis: str, parts: int) 
 def _force_division(
     strategies: dict[fx.Node, list[Strategy]], works: dict[fx.Node, Work], parts: int, threshold: float
 ) -> dict[fx.Node, list[Strategy]]:
-    """Leave ops of ``threshold`` FLOPs and more only strategies that divide them, evenly where that is possible."""
+    """Leave ops of ``threshold`` FLOPs and more, and large attentions, only strategies that divide them.
+
+    Evenly where that is possible.
+    """
     result = dict(strategies)
+    attentions = max((works[node].flops for node in strategies if is_attention(node)), default=0) / ATTENTION_THRESHOLD
     for node, options in strategies.items():
         dividing = [s for s in options if s.divided]
-        if dividing and works[node].flops >= max(threshold, 1):
+        heavy = min(threshold, attentions) if is_attention(node) else threshold
+        if dividing and works[node].flops >= max(heavy, 1):
             best = min(s.largest_share(parts) for s in dividing)
             limit = max(best, UNEVEN / parts)
             even = [s for s in dividing if s.largest_share(parts) <= limit]
@@ -222,17 +265,11 @@ def without_needless_rings(strategies: list[Strategy]) -> list[Strategy]:
     ]
 
 
-def replicated_work(
-    plan: Plan, strategies: dict[fx.Node, list[Strategy]], works: dict[fx.Node, Work], parts: int
-) -> float:
-    """FLOPs, summed over the ranks, beyond one rank's, as a share of these; ops that no rule divides are left out."""
+def replicated_work(plan: Plan, works: dict[fx.Node, Work], parts: int) -> float:
+    """FLOPs, summed over the ranks, beyond one rank's, as a share of these."""
     total = sum(work.flops for work in works.values())
-    extra = sum(
-        works[node].flops * (parts - 1)
-        for node, strategy in plan.strategies.items()
-        if strategy.divided is None and any(s.divided for s in strategies[node])
-    )
-    return extra / total if total else 0.0
+    extra = sum(works[node].flops for node, strategy in plan.strategies.items() if strategy.divided is None)
+    return extra * (parts - 1) / total if total else 0.0
 
 
 def _attention_operands(program: ir.Program) -> list[ir.TensorType]:

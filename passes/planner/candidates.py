@@ -17,7 +17,7 @@ from fastvideo_ir.graph import is_getitem, result_types, tensor_operands
 from fastvideo_ir.values import Value, tensor_of
 from fastvideo_ir.verifier import rule_of
 
-from .policy import policy_of
+from .policy import AxisPolicy
 
 KEPT = 4
 MOST_SEGMENTS = 8
@@ -79,12 +79,12 @@ def _spread(rule: ir.FactorRule, tensor: int, dim: int, layout: ir.Layout) -> li
 
 
 class Candidates:
-    """Candidate layouts of every dim of every value in a program, for one axis."""
+    """Candidate layouts of every dim of every value in a program, for one axis within its policy."""
 
-    def __init__(self, program: ir.Program, axis: str, rules: Rules) -> None:
+    def __init__(self, program: ir.Program, axis: str, rules: Rules, policy: AxisPolicy) -> None:
         self._rules = rules
         self._axis = axis
-        self._policy = policy_of(axis)
+        self._policy = policy
         self._layouts: dict[Value, list[Layouts]] = {}
         for node in program.nodes:
             if node.op == "output" or is_getitem(node):

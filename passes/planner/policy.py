@@ -18,7 +18,8 @@ class AxisPolicy:
         divided_matmuls_shard_params: a matmul with a param is divided by cutting that param, or not at all.
         whole_heads: an attention is divided by its queries, never by its heads.
         rings: keys and values may travel around the axis.
-        batch_only: only what derives from the first dim of the inputs is sharded.
+        batch_only: only what derives from the first dim of the inputs is sharded, unless a pinned axis is left with too
+            much that does not.
         needs: what a program must have for the axis to divide it, for error texts.
     """
 

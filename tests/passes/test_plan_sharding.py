@@ -11,6 +11,7 @@ from fastvideo.passes.localize import localize
 from fastvideo.passes.plan_sharding import PlanSharding
 from fastvideo_ir.errors import ShardingError
 
+from ..e2e.measuring import count_work
 from .running import (
     assert_close,
     assert_same_numbers,
@@ -66,6 +67,14 @@ def busiest_share(after: ir.Program, name: str) -> float:
     mesh = after.mesh
     pieces = [torch.Size(kind.local_shape(mesh, mesh.coordinates(rank))).numel() for rank in range(mesh.num_ranks)]
     return max(pieces) / kind.numel
+
+
+def work_ratio(before: ir.Program, after: ir.Program) -> float:
+    """FLOPs of all ranks together, as a multiple of those of the whole program, both as torch counts them."""
+    values = random_values(before)
+    whole = count_work(lambda: run_whole(before, values)).total[None]
+    of_ranks = count_work(lambda: run_ranks(after, values)).total
+    return sum(of_ranks[rank] for rank in range(after.mesh.num_ranks)) / whole
 
 
 @pytest.mark.parametrize(
@@ -125,6 +134,74 @@ def test_tiny_program_is_divided_like_its_large_sister(mesh: str) -> None:
     assert [type_of(small, name).count("@") for name in "qkvao"] == [
         type_of(large, name).count("@") for name in "qkvao"
     ]
+
+
+def test_what_two_axes_repeat_is_bounded_together() -> None:
+    """Few text tokens are cheaper to project on every rank, for each axis by itself."""
+    before = program(
+        """
+        %w : f32[64, 64] = param "w" parameter
+        %u : f32[64, 64] = param "u" parameter
+        %text : f32[1, 8, 64] = input
+        %x : f32[1, 150, 64] = input
+        %q : f32[1, 150, 64] = aten.linear.default(%x, %w)
+        %k : f32[1, 8, 64] = aten.linear.default(%text, %u)
+        %l : f32[1, 8, 64] = aten.silu.default(%k)
+        %v : f32[1, 8, 64] = aten.linear.default(%l, %w)
+        %q4 : f32[1, 150, 8, 8] = aten.reshape.default(%q, [1, 150, 8, 8])
+        %v4 : f32[1, 8, 8, 8] = aten.reshape.default(%v, [1, 8, 8, 8])
+        %qh : f32[1, 8, 150, 8] = aten.transpose.int(%q4, 1, 2)
+        %vh : f32[1, 8, 8, 8] = aten.transpose.int(%v4, 1, 2)
+        %a : f32[1, 8, 150, 8] = fv.attention(%qh, %vh, %vh)
+        return (%a)""",
+        mesh="sp=2, tp=2",
+    )
+    after = run_passes(before, PLANNED)
+    assert 1 < work_ratio(before, after) <= 1.12
+    assert_same_numbers(before, after)
+
+
+def test_attention_is_divided_though_it_is_little_of_a_tiny_program() -> None:
+    """At full size it grows with the square of the tokens; of one head the queries are cut."""
+    before = program(
+        """
+        %w : f32[1024, 32] = param "w" parameter
+        %u : f32[32, 1024] = param "u" parameter
+        %x : f32[1, 1, 60, 32] = input
+        %h : f32[1, 1, 60, 1024] = aten.linear.default(%x, %w)
+        %g : f32[1, 1, 60, 1024] = aten.gelu.default(%h)
+        %y : f32[1, 1, 60, 32] = aten.linear.default(%g, %u)
+        %a : f32[1, 1, 60, 32] = fv.attention(%y, %y, %y)
+        return (%a)""",
+        mesh="tp=3",
+    )
+    after = run_passes(before, PLANNED)
+    assert busiest_share(after, "a") == 1 / 3
+    assert_same_numbers(before, after)
+
+
+def test_samples_that_are_taken_apart_are_divided_by_heads() -> None:
+    """No rank of ``cfg`` can do without one of them, but each does half of both."""
+    before = program(
+        """
+        %w : f32[64, 64] = param "w" parameter
+        %x : f32[2, 61, 64] = input
+        %g : f32[2, 61, 64] = aten.linear.default(%x, %w)
+        %f : f32[2, 61, 64] = aten.linear.default(%g, %w)
+        %h : f32[2, 61, 64] = aten.linear.default(%f, %w)
+        %h4 : f32[2, 61, 8, 8] = aten.reshape.default(%h, [2, 61, 8, 8])
+        %hh : f32[2, 8, 61, 8] = aten.transpose.int(%h4, 1, 2)
+        %one : f32[1, 8, 61, 8] = aten.slice.Tensor(%hh, 0, 0, 1)
+        %rest : f32[1, 8, 61, 8] = aten.slice.Tensor(%hh, 0, 1, 2)
+        %two : f32[1, 8, 55, 8] = aten.slice.Tensor(%rest, 2, 0, 55)
+        %a : f32[1, 8, 61, 8] = fv.attention(%one, %one, %one)
+        %b : f32[1, 8, 55, 8] = fv.attention(%two, %two, %two)
+        return (%a, %b)""",
+        mesh="cfg=2",
+    )
+    after = run_passes(before, PLANNED)
+    assert busiest_share(after, "a") == busiest_share(after, "b") == 1 / 2
+    assert_same_numbers(before, after)
 
 
 def test_axis_that_is_not_pinned_leaves_tiny_programs_whole() -> None:

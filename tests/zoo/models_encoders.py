@@ -183,6 +183,7 @@ ENCODERS: tuple[ZooCase, ...] = (
             "return_dict": False,
         },
         casts="rotary embedding and norms",
+        batched=False,
     ),
     entry("Llama", _decoder("Llama"), _causal, casts=ROPE, odd=(10, 12)),
     entry("Qwen2", _decoder("Qwen2"), _causal, casts=ROPE, odd=(10, 12)),

@@ -11,9 +11,8 @@ from torch import Tensor
 
 from .cases import Draw, ZooCase, entry, in_fp32
 
-F, H, W = 5, 10, 14
-"""The latent grid; 2 × 2 patches make 175 tokens of it."""
-TEXT, TEXT_DIM = 10, 16
+F, H, W, TEXT, TEXT_DIM = 5, 10, 14, 10, 16
+"""The latent grid, of which 2 × 2 patches make 175 tokens, and the text."""
 
 
 def _basic(draw: Draw, channels: int = 4, **more: Any) -> dict[str, Any]:
@@ -176,6 +175,7 @@ VIDEO: tuple[ZooCase, ...] = (
             text_embed_dim=TEXT_DIM,
         ),
         _basic,
+        casts="norms and rotary embedding",
     ),
     entry(
         "Cosmos",
@@ -361,7 +361,8 @@ VIDEO: tuple[ZooCase, ...] = (
             "text_rope_pos": torch.arange(TEXT),
             "return_dict": False,
         },
-        casts="modulation and rotary embedding",
+        casts="modulation; rotary embedding, to bf16",
+        half=True,
     ),
     entry(
         "MotifVideo",

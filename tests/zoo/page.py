@@ -5,9 +5,11 @@ from __future__ import annotations
 from collections import Counter
 from typing import Any
 
+import torch
+
 from ..e2e.measuring import MOST_ATTENTION, MOST_WORK
 from .bounds import EXCEPTIONS
-from .cases import CAST_INSIDE, EXACT, SINGLE, ZooCase
+from .cases import CAST_INSIDE, EXACT, HALF_INSIDE, SINGLE, ZooCase
 from .meshes import settings
 from .zoo import GROUPS, ZOO
 
@@ -22,7 +24,7 @@ on a part of them. `coverage.json` has the figures of every row.
 
 - *error*: the largest `max |a − b| / max |b|` against eager, over all outputs and inputs. At most {EXACT:.0e} in
   fp64; where a part is computed in fp32 (*in fp32* says which), at most {CAST_INSIDE:.0e} in fp64 and {SINGLE:.0e} in
-  fp32.
+  fp32; where a model rounds to bf16 inside, at most {HALF_INSIDE:.0e}.
 - *work*: FLOPs summed over the ranks, as a multiple of eager's; at most {MOST_WORK}.
 - *attention*: FLOPs that the busiest rank spends in attention, as a multiple of an even share of eager's; at most
   {MOST_ATTENTION}. Both are counted by `torch.utils.flop_counter` around the run. `–`: no softmax attention.
@@ -98,7 +100,7 @@ def _table(cases: tuple[ZooCase, ...], found: dict[tuple[str, str], Row]) -> str
     ]
     for case in cases:
         name, casts = case.name, case.casts or "–"
-        if case.tolerance == SINGLE:
+        if case.dtype is torch.float32:
             casts += " (all in fp32)"
         for setting in settings(case):
             row = found.get((case.name, str(setting)))

@@ -156,7 +156,10 @@ def main() -> int:
 
 
 def write(rows: list[Row], plans: list[Row]) -> None:
-    DATA.write_text(json.dumps({"rows": rows, "hand_written_plans": plans}, indent=1) + "\n", encoding="utf-8")
+    """One row a line, so that a change of the data shows which rows it is."""
+    lists = {"rows": rows, "hand_written_plans": plans}
+    parts = [f'"{name}": [\n' + ",\n".join(map(json.dumps, some)) + "\n]" for name, some in lists.items()]
+    DATA.write_text("{\n" + ",\n".join(parts) + "\n}\n", encoding="utf-8")
     PAGE.write_text(page(rows, plans), encoding="utf-8")
 
 

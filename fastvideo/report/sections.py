@@ -46,6 +46,8 @@ def sections_of(program: ir.Program, times: NodeTimes) -> list[Section]:
         inside.update(range(repeat.start, repeat.stop))
         first = calls[repeat.start : repeat.start + repeat.period]
         name = _name(first, calls[repeat.stop - repeat.period : repeat.stop])
+        if all(ir.info(node).invariant for node in first):
+            name += " (kept)"
         sections.append(Section(name, (), repeat.count, tuple(first), _stream(first, repeat, position)))
     rest = tuple(node for number, node in enumerate(calls) if number not in inside)
     if rest:

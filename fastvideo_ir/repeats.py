@@ -51,13 +51,13 @@ def is_held(program: Program, node: fx.Node) -> bool:
 
 
 def find_repeats(
-    calls: Sequence[fx.Node], is_held: Callable[[fx.Node], bool], detail: Callable[[fx.Node], Hashable]
+    program: Program, calls: Sequence[fx.Node], detail: Callable[[fx.Node], Hashable] = lambda _: None
 ) -> list[Repeat]:
     """Repeated blocks, disjoint and in order.
 
     Args:
+        program: of the calls.
         calls: in graph order.
-        is_held: whether a node is there when a block begins, and may differ from block to block.
         detail: what else must be equal, by call.
     """
     keys = _keys(calls, detail)
@@ -70,7 +70,7 @@ def find_repeats(
             while (
                 run + period < len(calls)
                 and keys[run] == keys[run + period]
-                and _same_operands(calls[run], calls[run + period], period, position, is_held)
+                and _same_operands(calls[run], calls[run + period], period, position, program)
             ):
                 run += 1
             count = (run - number) // period + 1
@@ -103,14 +103,12 @@ def _periods(keys: Sequence[int]) -> list[int]:
     return [distance for distance, _ in distances.most_common(MOST_PERIODS)]
 
 
-def _same_operands(
-    left: fx.Node, right: fx.Node, period: int, position: dict[fx.Node, int], is_held: Callable[[fx.Node], bool]
-) -> bool:
+def _same_operands(left: fx.Node, right: fx.Node, period: int, position: dict[fx.Node, int], program: Program) -> bool:
     for a, b in zip(tensor_operands(left), tensor_operands(right), strict=True):
         (maker_a, result_a), (maker_b, result_b) = tensor_of(a), tensor_of(b)
         if maker_a is maker_b and result_a == result_b:
             continue
-        if is_held(maker_a) and is_held(maker_b) and value_type(maker_a) == value_type(maker_b):
+        if is_held(program, maker_a) and is_held(program, maker_b) and value_type(maker_a) == value_type(maker_b):
             continue
         shifted = maker_a in position and maker_b in position and position[maker_b] - position[maker_a] == period
         if not shifted or result_a != result_b:
@@ -149,7 +147,18 @@ def turned(repeat: Repeat, alive: Sequence[int]) -> int:
     return min(range(repeat.start, repeat.start + repeat.period), key=lambda position: alive[position])
 
 
-def whole_blocks(calls: Sequence[fx.Node], is_held: Callable[[fx.Node], bool]) -> list[Repeat]:
+def block_starts(program: Program) -> set[fx.Node]:
+    """The calls in front of which a program is cut at its repeated blocks: where the fewest values cross."""
+    calls = calls_of(program)
+    alive = alive_before(calls)
+    starts: set[fx.Node] = set()
+    for repeat in find_repeats(program, calls):
+        edges = range(turned(repeat, alive), repeat.stop + 1, repeat.period)
+        starts.update(calls[position] for position in edges if position < len(calls))
+    return starts
+
+
+def whole_blocks(program: Program, calls: Sequence[fx.Node]) -> list[Repeat]:
     """The model's blocks as a reader would count them: cut where few values cross, the outermost ones included.
 
     The first block reads what no block made and the last one may feed something else, so that :func:`find_repeats`
@@ -157,7 +166,7 @@ def whole_blocks(calls: Sequence[fx.Node], is_held: Callable[[fx.Node], bool]) -
     """
     keys, alive = _keys(calls, lambda _: None), alive_before(calls)
     found: list[Repeat] = []
-    for repeat in find_repeats(calls, is_held, lambda _: None):
+    for repeat in find_repeats(program, calls):
         first = found[-1].stop if found else 0
         fewest = alive[turned(repeat, alive)]
         edges = [at for at in range(repeat.start, repeat.start + repeat.period) if alive[at] == fewest]

@@ -50,7 +50,7 @@ class CacheBlocks(ir.Pass):
 
     def run(self, program: ir.Program) -> None:
         lives = _Lives(program)
-        chains = [chain for repeat in whole_blocks(lives.calls, lives.is_param) if (chain := lives.chain(repeat))]
+        chains = [chain for repeat in whole_blocks(program, lives.calls) if (chain := lives.chain(repeat))]
         if not chains:
             raise InvalidArgumentError(
                 "there is no chain of at least three equal blocks that hand a stream of values on and do most of the "

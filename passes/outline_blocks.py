@@ -18,7 +18,7 @@ from fastvideo_ir import memory
 from fastvideo_ir.block import Block
 from fastvideo_ir.first_rank import runs_on_first_rank
 from fastvideo_ir.graph import is_getitem, map_arguments
-from fastvideo_ir.repeats import alive_before, calls_of, find_repeats, is_held, turned
+from fastvideo_ir.repeats import block_starts
 from fastvideo_ir.types import TupleType
 from fastvideo_ir.values import tensor_of
 
@@ -57,7 +57,7 @@ def _gather_elements(rewriter: ir.Rewriter) -> None:
 
 def _stretches(program: ir.Program) -> list[list[fx.Node]]:
     """Runs of calls between two cuts. Transfers, random draws and Python belong to none: no kernel can hold them."""
-    cuts = _cuts(program)
+    cuts = block_starts(program)
     result: list[list[fx.Node]] = [[]]
     for node in program.nodes:
         if node.op != "call_function":
@@ -81,17 +81,6 @@ def _belongs_to_none(node: fx.Node) -> bool:
     maker, _ = tensor_of(node)
     outside = maker.target in (*ir.dialect.TRANSFERS, *memory.MEMORY_OPS, ir.fetching.fetch)
     return outside or runs_on_first_rank(maker)
-
-
-def _cuts(program: ir.Program) -> set[fx.Node]:
-    """First calls of the repeated blocks, each turned so that the fewest values cross its edge."""
-    calls = calls_of(program)
-    alive = alive_before(calls)
-    cuts: set[fx.Node] = set()
-    for repeat in find_repeats(calls, lambda node: is_held(program, node), lambda _: None):
-        edges = range(turned(repeat, alive), repeat.stop + 1, repeat.period)
-        cuts.update(calls[position] for position in edges if position < len(calls))
-    return cuts
 
 
 def _outline(

@@ -151,9 +151,7 @@ def plan_axis(
         strategies = _strategies(program, axis, policy, rules, works, options.device)
     if policy.whole_heads:
         _refuse_causal(calls, works, axis, options.replicated)
-    repeats = find_repeats(
-        calls, lambda node: node.name in program.params, lambda node: (id(rules.of[node]), works[node])
-    )
+    repeats = find_repeats(program, calls, lambda node: (id(rules.of[node]), works[node]))
     twins = {node for repeat in repeats for node in calls[repeat.start + repeat.period : repeat.stop]}
     negligible = NEGLIGIBLE * sum(work.seconds for node, work in works.items() if node not in twins)
     if not options.pinned:

@@ -10,7 +10,7 @@ from torch import fx
 
 import fastvideo_ir as ir
 from fastvideo_ir.graph import is_getitem
-from fastvideo_ir.repeats import Repeat, calls_of, is_held, whole_blocks
+from fastvideo_ir.repeats import Repeat, calls_of, whole_blocks
 
 from ..passes.analysis import NodeTimes
 
@@ -42,7 +42,7 @@ def sections_of(program: ir.Program, times: NodeTimes) -> list[Section]:
     calls = calls_of(program)
     position = {node: number for number, node in enumerate(calls)}
     sections, inside = [], set[int]()
-    for repeat in whole_blocks(calls, lambda node: is_held(program, node)):
+    for repeat in whole_blocks(program, calls):
         inside.update(range(repeat.start, repeat.stop))
         first = calls[repeat.start : repeat.start + repeat.period]
         name = _name(first, calls[repeat.stop - repeat.period : repeat.stop])

@@ -20,7 +20,7 @@ import fastvideo_ir as ir
 from fastvideo_ir.factors import Strategy
 from fastvideo_ir.first_rank import runs_on_first_rank
 from fastvideo_ir.graph import is_getitem, map_arguments, result_types, tensor_operands
-from fastvideo_ir.repeats import calls_of, find_repeats, is_held
+from fastvideo_ir.repeats import calls_of, find_repeats
 
 from ..plan_sharding import NEGLIGIBLE
 from ..planner.cost import Hardware
@@ -80,7 +80,7 @@ def whole_ops(program: ir.Program, times: NodeTimes, hardware: Hardware) -> Iter
 def _work_once(program: ir.Program, times: NodeTimes) -> float:
     """Seconds on one rank, repeated blocks counted once."""
     calls = calls_of(program)
-    repeats = find_repeats(calls, lambda node: is_held(program, node), lambda _: None)
+    repeats = find_repeats(program, calls)
     twins = {node for repeat in repeats for node in calls[repeat.start + repeat.period : repeat.stop]}
     return sum(times.one_rank(node) for node in calls if node not in twins)
 

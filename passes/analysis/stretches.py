@@ -5,7 +5,7 @@ from __future__ import annotations
 from torch import fx
 
 import fastvideo_ir as ir
-from fastvideo_ir.repeats import alive_before, calls_of, find_repeats, is_held, turned
+from fastvideo_ir.repeats import block_starts, calls_of, find_repeats
 
 MOST_AT_ONCE = 1 / 8
 """Share of all params that is brought at once outside of repeated blocks."""
@@ -14,14 +14,8 @@ MOST_AT_ONCE = 1 / 8
 def stretches_of(program: ir.Program) -> list[list[fx.Node]]:
     """The calls, cut at the model's repeated blocks, and wherever too many params would be brought at once."""
     calls = [node for node in program.nodes if node.op == "call_function"]
-    heads = calls_of(program)
-    alive = alive_before(heads)
-    cuts: set[fx.Node] = set()
-    repeated: set[fx.Node] = set()
-    for repeat in find_repeats(heads, lambda node: is_held(program, node), lambda _: None):
-        edges = range(turned(repeat, alive), repeat.stop + 1, repeat.period)
-        cuts.update(heads[position] for position in edges if position < len(heads))
-        repeated.update(heads[repeat.start : repeat.stop])
+    heads, cuts = calls_of(program), block_starts(program)
+    repeated = {node for repeat in find_repeats(program, heads) for node in heads[repeat.start : repeat.stop]}
     params = {node: ir.tensor_type(node).nbytes for node in program.param_nodes}
     limit = MOST_AT_ONCE * sum(params.values())
     result: list[list[fx.Node]] = [[]]

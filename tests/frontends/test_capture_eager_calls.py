@@ -247,5 +247,5 @@ def test_equal_blocks_stay_equal_though_each_calls_its_own_python() -> None:
 
     captured = capture(routing.model(depth=4), (routing.tokens(0),), {})
     calls = [n for n in captured.program.nodes if n.op == "call_function" and "getitem" not in str(n.target)]
-    repeats = find_repeats(calls, lambda node: node.name in captured.program.params, lambda _: None)
+    repeats = find_repeats(captured.program, calls)
     assert [repeat.count for repeat in repeats] == [4]

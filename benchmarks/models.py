@@ -83,6 +83,27 @@ def _ltx_inputs(random: torch.Generator, dtype: torch.dtype) -> Inputs:
     }
 
 
+def _cogvideox() -> nn.Module:
+    from diffusers import CogVideoXTransformer3DModel
+
+    return CogVideoXTransformer3DModel(
+        num_attention_heads=48, num_layers=42, use_rotary_positional_embeddings=True, sample_width=90, sample_height=60
+    )
+
+
+def _cogvideox_inputs(random: torch.Generator, dtype: torch.dtype) -> Inputs:
+    """With guidance: a batch of two."""
+    angles = torch.rand(13 * 30 * 45, 32, generator=random, device=random.device) * 6
+    angles = angles.repeat_interleave(2, dim=1)
+    return {
+        "hidden_states": _normal(random, dtype, 2, 13, 16, 60, 90),
+        "encoder_hidden_states": _normal(random, dtype, 2, 226, 4096),
+        "timestep": torch.randint(1, 1000, (1,), generator=random, device=random.device).expand(2),
+        "image_rotary_emb": (angles.cos(), angles.sin()),
+        "return_dict": False,
+    }
+
+
 def _flux() -> nn.Module:
     from diffusers import FluxTransformer2DModel
 
@@ -110,12 +131,16 @@ def _normal(random: torch.Generator, dtype: torch.dtype, *shape: int) -> Tensor:
 
 WORKLOADS: dict[str, Workload] = {
     "wan2.1-1.3b/480p": Workload(lambda: _wan(30, 12, 8960), _wan_inputs((21, 60, 104))),
+    "wan2.1-1.3b/480p-49-frames": Workload(lambda: _wan(30, 12, 8960), _wan_inputs((13, 60, 104))),
+    "wan2.1-1.3b/480p-short-text": Workload(lambda: _wan(30, 12, 8960), _wan_inputs((21, 60, 104), text=77)),
     "wan2.1-14b/480p": Workload(lambda: _wan(40, 40, 13824), _wan_inputs((21, 60, 104))),
     "wan2.1-14b/720p": Workload(lambda: _wan(40, 40, 13824), _wan_inputs((21, 90, 160))),
     "hunyuanvideo/720p": Workload(_hunyuan, _hunyuan_inputs),
     "ltx-video/512p": Workload(_ltx, _ltx_inputs),
+    "cogvideox-5b/480p": Workload(_cogvideox, _cogvideox_inputs),
     "flux.1-dev/1024": Workload(_flux, _flux_inputs),
     "wan-tiny/64p": Workload(lambda: _wan(3, 2, 128), _wan_inputs((3, 8, 8), text=16)),
+    "wan-tiny/48p": Workload(lambda: _wan(3, 2, 128), _wan_inputs((3, 6, 8), text=16)),
 }
 
 

@@ -168,8 +168,14 @@ def measure(name: str, tokens: int, width: int, rate: float) -> dict[str, Any]:
     return row | {"eager error": eager_error, "fused error": kernel_error}
 
 
+def _size(text: str) -> tuple[int, int]:
+    tokens, channels = text.split("x")
+    return int(tokens), int(channels)
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
+    parser.add_argument("--sizes", nargs="+", default=SIZES, type=_size, metavar="TOKENSxCHANNELS")
     parser.add_argument("--json", type=Path, help="file for the rows")
     options = parser.parse_args()
     rate = copy_rate()
@@ -177,7 +183,7 @@ def main() -> None:
     times = ("bytes", "eager", "inductor", "rows held", "fused")
     print(f"{'':48s}" + "".join(f"{name:>11s}" for name in times) + f"{'errors: eager':>15s}{'fused':>10s}")
     rows = []
-    for tokens, width in SIZES:
+    for tokens, width in options.sizes:
         for name in CASES:
             row = measure(name, tokens, width, rate)
             rows.append(row)

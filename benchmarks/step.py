@@ -80,9 +80,9 @@ def _regional(model: nn.Module, ranks: int) -> tuple[Call, Callable[[], None]]:
     def flash(query: Tensor, key: Tensor, value: Tensor, *rest: Any, **options: Any) -> Tensor:
         return dispatched(*(operand.transpose(1, 2) for operand in (query, key, value))).transpose(1, 2)
 
-    name = attention_dispatch.AttentionBackendName._FLASH_3
-    attention_dispatch._AttentionBackendRegistry._backends[name] = without_mask
-    model.set_attention_backend(name.value)  # type: ignore[operator]
+    names = attention_dispatch.AttentionBackendName
+    attention_dispatch._AttentionBackendRegistry._backends[names._FLASH_3] = without_mask
+    model.set_attention_backend(names._FLASH_3.value)  # type: ignore[operator]
     F.scaled_dot_product_attention = flash  # of models that do not ask diffusers' dispatcher
     if getattr(model, "_repeated_blocks", None):
         model.compile_repeated_blocks(fullgraph=True)  # type: ignore[operator]
@@ -92,6 +92,9 @@ def _regional(model: nn.Module, ranks: int) -> tuple[Call, Callable[[], None]]:
 
     def close() -> None:
         F.scaled_dot_product_attention = native
+        model.set_attention_backend(names.NATIVE.value)  # type: ignore[operator]
+        for module in model.modules():
+            module._compiled_call_impl = None
         torch._dynamo.reset()
 
     return (lambda inputs: call(**inputs)[0]), close
@@ -126,7 +129,7 @@ def _ours_invariant(model: nn.Module, ranks: int) -> tuple[Call, Callable[[], No
 OURS = {
     "ours": _ours(),
     "ours-invariant": _ours_invariant,
-    "ours-norms": _ours(passes="default,fuse-norm-rotary,fuse-modulated-norm"),
+    "without-norms": _ours(passes="default,-fuse-norm-rotary,-fuse-modulated-norm"),
     "ours-sdpa": _ours(attention_backend="TORCH_SDPA"),
     "sliding-tile": _ours(attention_backend=SlidingTile(window=SPARSE)),
     "sage": _ours(attention_backend="SAGE_ATTN"),

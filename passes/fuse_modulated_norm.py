@@ -2,8 +2,8 @@
 
 Matched by what ops compute: a layer norm or RMS norm over the last dim; behind it a factor and an addend that have one
 value per channel for all tokens (a weight, or the modulation of a sample); before it a sum, of which one side may be
-multiplied by a gate of that kind. The sum is rounded to the type that the model gives it; between the other steps
-nothing is rounded, so that results are closer to those in fp32 than the model's own.
+multiplied by a gate of that kind. Nothing is rounded on the way, the sum neither where it is normalized, so that
+results are closer to those in fp32 than the model's own.
 """
 
 from __future__ import annotations

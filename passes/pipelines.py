@@ -23,6 +23,8 @@ from .eliminate_mask import EliminateMask
 from .expand_statistics import ExpandStatistics
 from .fold_padding import FoldPadding
 from .fuse_linear_gelu import FuseLinearGelu
+from .fuse_modulated_norm import FuseModulatedNorm
+from .fuse_norm_rotary import FuseNormRotary
 from .insert_reshards import InsertReshards
 from .lower_reshards import LowerReshards
 from .mark_skippable import MarkSkippable
@@ -93,6 +95,7 @@ def default_pipeline(target: Target) -> list[ir.Pass]:
         ExpandStatistics(),
         LowerReshards(),
         PackCollectives(),
+        *([FuseNormRotary(), FuseModulatedNorm()] if target.device == "cuda" else []),
         *([SplitInvariant(inputs=" ".join(target.invariant))] if target.invariant else []),
         *_memory_savers(target),
         *([MarkSkippable()] if target.cache is not None else []),

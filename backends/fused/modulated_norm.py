@@ -78,7 +78,7 @@ def add_norm(
         shift: broadcastable to ``x``.
         eps: of the norm.
         rms: whether the mean stays.
-        total_dtype: of the sum, which is rounded to it before it is normalized.
+        total_dtype: of the sum that is returned; the one that is normalized is not rounded to it.
         dtype: of the norm's result.
 
     Returns:
@@ -91,8 +91,8 @@ def add_norm(
         normalize_rows(x, y, gate, weight, bias, scale, shift, eps, rms, out, total)
         return total, out
     added = widened(y) if gate is None else widened(y) * widened(gate)
-    total = (widened(x) + added).to(total_dtype).contiguous()
-    return total, _modulated(total, weight, bias, scale, shift, eps, rms, dtype)
+    total = widened(x) + added
+    return total.to(total_dtype).contiguous(), _modulated(total, weight, bias, scale, shift, eps, rms, dtype)
 
 
 def has_kernel(x: Tensor) -> bool:

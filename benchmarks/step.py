@@ -15,6 +15,7 @@ import time
 from collections import Counter
 from collections.abc import Callable
 from dataclasses import asdict, dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -24,7 +25,7 @@ from torch import Tensor, nn
 
 import fastvideo
 from fastvideo import SlidingTile
-from fastvideo.step_timing import difference, time_calls
+from fastvideo.step_timing import WARM_UPS, difference, time_calls
 
 from .models import WORKLOADS, Inputs, Workload, build
 
@@ -100,9 +101,9 @@ def _regional(model: nn.Module, ranks: int) -> tuple[Call, Callable[[], None]]:
     return (lambda inputs: call(**inputs)[0]), close
 
 
-def _ours(**settings: Any) -> Callable[[nn.Module, int], tuple[Call, Callable[[], None]]]:
-    def make(model: nn.Module, ranks: int) -> tuple[Call, Callable[[], None]]:
-        compiled = fastvideo.compile(model, ranks, **settings)
+def _ours(**settings: Any) -> Callable[..., tuple[Call, Callable[[], None]]]:
+    def make(model: nn.Module, ranks: int, verify: bool = True) -> tuple[Call, Callable[[], None]]:
+        compiled = fastvideo.compile(model, ranks, verify=verify, **settings)
 
         def close() -> None:
             print(compiled.explain())
@@ -113,10 +114,10 @@ def _ours(**settings: Any) -> Callable[[nn.Module, int], tuple[Call, Callable[[]
     return make
 
 
-def _ours_invariant(model: nn.Module, ranks: int) -> tuple[Call, Callable[[], None]]:
+def _ours_invariant(model: nn.Module, ranks: int, verify: bool = True) -> tuple[Call, Callable[[], None]]:
     """Ours, told that the text stays the same; calls with one text object share what follows from it."""
     texts = [name for name in inspect.signature(model.forward).parameters if name.startswith("encoder_")]
-    call, close = _ours(invariant=texts)(model, ranks)
+    call, close = _ours(invariant=texts)(model, ranks, verify)
     first: Inputs = {}
 
     def with_first_text(inputs: Inputs) -> Tensor:
@@ -176,11 +177,12 @@ def measure(
     calls: list[Inputs],
     reference: Tensor | None,
     profiled: bool,
+    warm_ups: int,
 ) -> tuple[Row, Tensor]:
-    """Time one contender; the first entry of ``calls`` is compared, the rest is timed."""
+    """Time one contender; the first entry of ``calls`` is compared, those behind the warm-ups are timed."""
     cuda = torch.cuda.is_available()
     call, close = make(model, ranks)
-    times, output = time_calls(call, calls, torch.device("cuda" if cuda else "cpu"))
+    times, output = time_calls(call, calls, torch.device("cuda" if cuda else "cpu"), warm_ups)
     if profiled and cuda:
         print_profile(call, calls[0])
     close()
@@ -206,6 +208,8 @@ def main() -> None:
     parser.add_argument("--against", default="eager,ours")
     parser.add_argument("--ranks", default="1", help="rank counts for ours, e.g. 1,2,4")
     parser.add_argument("--repeats", type=int, default=5)
+    parser.add_argument("--warm-ups", type=int, default=WARM_UPS, help="calls before, the one that compiles included")
+    parser.add_argument("--no-verify", action="store_true", help="ours trusts its captures; for models of long steps")
     parser.add_argument("--dtype", default="bfloat16")
     parser.add_argument("--exact", action="store_true", help="measure errors against the same model in float32")
     parser.add_argument("--json", type=Path)
@@ -217,14 +221,15 @@ def main() -> None:
     workload = WORKLOADS[options.workload]
     model = build(workload, dtype, device)
     random = torch.Generator(device).manual_seed(1)
-    calls = [workload.inputs(random, dtype) for _ in range(options.repeats + 2)]
+    calls = [workload.inputs(random, dtype) for _ in range(options.repeats + options.warm_ups)]
 
     rows: list[Row] = []
     reference = exact_output(workload, calls[0], device, dtype) if options.exact else None
     for name in options.against.split(","):
         for ranks in [int(r) for r in options.ranks.split(",")] if name in OURS else [1]:
             label = f"{name} × {ranks}" if name in OURS else name
-            row, output = measure(label, CONTENDERS[name], model, ranks, calls, reference, options.profile)
+            make = partial(OURS[name], verify=not options.no_verify) if name in OURS else CONTENDERS[name]
+            row, output = measure(label, make, model, ranks, calls, reference, options.profile, options.warm_ups)
             reference = output if reference is None else reference
             rows.append(row)
             print(f"{row.contender}: {row.median * 1e3:.1f} ms", flush=True)

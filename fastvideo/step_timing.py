@@ -47,9 +47,9 @@ class CallTimes:
 
 
 def time_calls(
-    call: Callable[[Inputs], Any], inputs: Sequence[Inputs], device: torch.device
+    call: Callable[[Inputs], Any], inputs: Sequence[Inputs], device: torch.device, warm_ups: int = WARM_UPS
 ) -> tuple[CallTimes, Tensor]:
-    """Call once with each of ``inputs``; all but the first :data:`WARM_UPS` are timed.
+    """Call once with each of ``inputs``; all but the first ``warm_ups`` are timed.
 
     Returns:
         The times, and the first tensor that the first call returned, in float32 on the CPU.
@@ -57,8 +57,8 @@ def time_calls(
     Raises:
         InvalidArgumentError: there are too few inputs, or the call returns no tensor.
     """
-    if len(inputs) <= WARM_UPS:
-        raise InvalidArgumentError(f"{len(inputs)} calls leave none to time; {WARM_UPS} go before")
+    if len(inputs) <= warm_ups:
+        raise InvalidArgumentError(f"{len(inputs)} calls leave none to time; {warm_ups} go before")
     cuda = device.type == "cuda"
     if cuda:
         torch.cuda.empty_cache()
@@ -75,7 +75,7 @@ def time_calls(
                 result = _first_tensor(output).float().cpu()
             del output
     peak = torch.cuda.max_memory_allocated(device) if cuda else None
-    return CallTimes(taken[0], tuple(taken[WARM_UPS:]), peak), result
+    return CallTimes(taken[0], tuple(taken[warm_ups:]), peak), result
 
 
 @dataclass(frozen=True)

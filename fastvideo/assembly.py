@@ -22,6 +22,7 @@ from .frontends.families import Family
 from .frontends.own_models import OwnModel
 from .in_place import compile_in_place
 from .parallel import Parallel
+from .prompts import samples_pinned
 from .ranks import Ranks
 from .residency import Residency
 from .runtime.pipeline import ComposedPipelineBase
@@ -132,7 +133,7 @@ def assemble(
             elif isinstance(component.value, torch.nn.Module) and turns is not None:
                 VisitingModule(component.value, place, turns)
             components[role] = component
-        return pipeline_class(pipeline, components, place), resources.pop_all()
+        return pipeline_class(pipeline, components, place, samples_pinned(settings)), resources.pop_all()
 
 
 def compiled_parts(components: Mapping[str, loading.Component]) -> dict[str, CompiledModel]:

@@ -92,13 +92,13 @@ def open_unweighted(source: str, given: Mapping[str, int]) -> PipelineFolder:
 def denoiser_inputs(
     pipeline: PipelineFolder, given: Mapping[str, int], dtype: torch.dtype, batch: int = 1
 ) -> dict[str, Spec]:
-    """What the denoiser of a pipeline gets for one video; other sizes are the family's defaults.
+    """What the denoiser of a pipeline gets for a video; other sizes are the family's defaults.
 
     Args:
         pipeline: of a known family.
         given: height, width, num_frames.
         dtype: of latents and text.
-        batch: 2 with classifier-free guidance.
+        batch: samples: for each of several videos one, or two with classifier-free guidance.
 
     Raises:
         InvalidArgumentError: it takes more than latents, text and time, or the size cannot be.

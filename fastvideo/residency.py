@@ -14,6 +14,7 @@ from .frontends import loading
 from .frontends.blank_models import build_blank
 from .passes.analysis import USABLE
 from .planning import plan_for
+from .prompts import samples_pinned
 from .report import Subject
 from .report.text import size
 from .runtime.pipeline.guidance import is_guided
@@ -87,7 +88,8 @@ def _predicted(pipeline: loading.PipelineFolder, role: str, settings: Settings, 
     """The plan of the denoiser on one rank, for the default request; None where its inputs cannot be told."""
     try:
         request = resolve_request(pipeline.preset.values, None, {"prompt": "of any kind"})
-        specified = denoiser_inputs(pipeline, {}, dtype, batch=2 if is_guided(pipeline.family, request) else 1)
+        samples = (2 if is_guided(pipeline.family, request) else 1) * samples_pinned(settings)
+        specified = denoiser_inputs(pipeline, {}, dtype, samples)
         blank = build_blank(str(pipeline.path / role), {}, dtype)
         inputs = make_inputs(blank, specified, [], [], dtype, "meta")
         # As the denoiser is compiled, but for kernels that would have to be measured.

@@ -23,13 +23,13 @@ from .frontends.own_models import DEFAULT_PIPELINE, OwnModel, registered_model
 from .loras import LoraMethods, LoraStack
 from .parallel import Parallel
 from .pipeline_config import PipelineConfig
+from .prompts import describe, groups, prompts_of
 from .residency import resolve_residency
-from .runtime.pipeline import ComposedPipeline, ComposedPipelineBase, GenerationRequest, StepCallback
+from .runtime.pipeline import ComposedPipeline, ComposedPipelineBase, GenerationRequest, GenerationState, StepCallback
 from .runtime.pipeline.metadata import package_versions
 from .runtime.pipeline.output_file import OutputPlace, check_output
 from .runtime.pipeline.output_file import save_video as save_frames
 from .runtime.pipeline.progress import progress_view
-from .runtime.pipeline.prompt_file import read_prompts
 from .runtime.pipeline.validate import validate_request
 from .sampling_param import SamplingParam, resolve_request
 from .settings import resolve_settings
@@ -186,6 +186,7 @@ class VideoGenerator(LoraMethods):
         dtypes = resolve_dtypes(pipeline.family, settings.device, given.dtype)
         scheduler = pipeline.scheduler_overrides(given.flow_shift)
         residency = resolve_residency(pipeline, settings, dtypes, own=own is not None)
+        self._settings = settings
         self._lock = threading.Lock()
         self._closed = False
         self._pipeline, self._resources = assemble(
@@ -228,7 +229,7 @@ class VideoGenerator(LoraMethods):
         """Generate one video, or one for each of several prompts.
 
         Args:
-            prompt: what to show. A list of texts makes a list of videos.
+            prompt: what to show. A list of texts makes a list of videos, on several ranks several at a time.
             sampling_param: parameters; keywords go before them.
             prompt_path: a text file that holds the prompt, in place of ``prompt``; several lines are several prompts.
             output_path: folder for the file, or its name if it ends in ``.mp4``, ``.gif`` or ``.png``. A file that
@@ -254,38 +255,39 @@ class VideoGenerator(LoraMethods):
             FastVideoError: a stage failed; a lost rank is a WorkerError.
         """
         context = self._pipeline.context
-        prompts, is_several = _prompts(prompt, prompt_path)
+        prompts, is_several = prompts_of(prompt, prompt_path)
         requests = [_resolve(context.pipeline, text, sampling_param, overrides) for text in prompts]
         for request in requests:
             validate_request(request, context.pipeline)
         places = [check_output(output_path, output_format, r.num_frames) if save_video else None for r in requests]
         results: list[VideoResult] = []
-        for number, (request, place) in enumerate(zip(requests, places, strict=True), 1):
-            try:
-                made = self._generate(request, place, return_frames, return_latents, progress, on_step)
-            except ir.errors.GenerationCancelledError:
-                raise
-            except Exception as error:
-                if not is_several:
-                    raise
-                _LOG.error("prompt %d of %d failed: %s: %s", number, len(requests), type(error).__name__, error)
-                made = VideoResult(request.prompt, request.seed, request.fps, error=error)
-            results.append(made)
+        for group in groups(len(requests), self._settings):
+            for number, state in zip(group, self._run([requests[n] for n in group], progress, on_step), strict=True):
+                try:
+                    made = self._result(state, places[number], return_frames, return_latents)
+                except Exception as error:
+                    if not is_several:
+                        raise
+                    _LOG.error("prompt %d of %d failed: %s: %s", number + 1, len(requests), type(error).__name__, error)
+                    made = VideoResult(state.request.prompt, state.request.seed, state.request.fps, error=error)
+                results.append(made)
         return results if is_several else results[0]
 
-    def _generate(
-        self,
-        request: GenerationRequest,
-        place: OutputPlace | None,
-        return_frames: bool,
-        return_latents: bool,
-        progress: bool,
-        on_step: StepCallback | None,
-    ) -> VideoResult:
+    def _run(
+        self, requests: Sequence[GenerationRequest], progress: bool, on_step: StepCallback | None
+    ) -> list[GenerationState]:
         with self._lock, progress_view(progress) as view:
             self._refuse_closed()
-            state = self._pipeline.run(request, view, on_step)
+            return self._pipeline.run_together(requests, view, on_step)
+
+    def _result(
+        self, state: GenerationState, place: OutputPlace | None, return_frames: bool, return_latents: bool
+    ) -> VideoResult:
+        """What a generation has made, saved; raises what it failed with."""
+        if state.error is not None:
+            raise state.error
         assert state.frames is not None
+        request = state.request
         saved = (
             save_frames(state.frames, request.fps, request.prompt, place, self._metadata(request)) if place else None
         )
@@ -327,7 +329,7 @@ class VideoGenerator(LoraMethods):
             As :meth:`from_pretrained` for the folder, and as :meth:`generate_video` for the request.
         """
         pipeline = loading.open_pipeline(path, weights=False)
-        for text in _prompts(prompt, prompt_path)[0]:
+        for text in prompts_of(prompt, prompt_path)[0]:
             validate_request(_resolve(pipeline, text, sampling_param, overrides), pipeline)
 
     @property
@@ -338,7 +340,8 @@ class VideoGenerator(LoraMethods):
     def explain(self) -> str:
         """What the compiler did with each compiled component."""
         compiled = compiled_parts(self._pipeline.context.components)
-        return "\n\n".join(f"{role}\n{model.explain()}" for role, model in compiled.items())
+        parts = [f"{role}\n{model.explain()}" for role, model in compiled.items()]
+        return "\n\n".join([*parts, *([describe(self._settings)] if self._settings.num_ranks > 1 else [])])
 
     def close(self) -> None:
         """End the ranks and free their memory; waits for a running generation. A second call does nothing."""
@@ -359,20 +362,6 @@ class VideoGenerator(LoraMethods):
             raise ir.errors.InvalidArgumentError(
                 "this generator is closed", hint="make a new one with VideoGenerator.from_pretrained"
             )
-
-
-def _prompts(prompt: str | Sequence[str] | None, prompt_path: PathOrId | None) -> tuple[Sequence[str | None], bool]:
-    """The prompts, or None for the one that the sampling parameters hold; and whether the result is a list."""
-    if prompt is not None and prompt_path is not None:
-        raise ir.errors.InvalidArgumentError("both a prompt and a prompt file were given", hint="give one of them")
-    if prompt_path is not None:
-        prompts = read_prompts(prompt_path)
-        return prompts, len(prompts) > 1
-    if isinstance(prompt, list | tuple):
-        if not prompt:
-            raise ir.errors.InvalidArgumentError("the list of prompts is empty", hint="say in words what to show")
-        return prompt, True
-    return [prompt], False  # type: ignore[list-item]  # anything else is refused by the checks of a request
 
 
 def _resolve(

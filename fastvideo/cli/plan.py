@@ -43,7 +43,8 @@ def plan(
 
     pinned = as_parallel(parallel) if parallel is not None else None
     video = {"height": height, "width": width, "num_frames": num_frames}
-    subject = build_subject(model, video, shape, arg, dtype, config, invariant, materialize=materialize)
+    batch = pinned.dp * pinned.cfg if pinned is not None else 1
+    subject = build_subject(model, video, shape, arg, dtype, config, invariant, materialize=materialize, batch=batch)
     report = make_plan(
         subject.model,
         subject.inputs,

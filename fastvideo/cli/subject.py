@@ -36,6 +36,7 @@ def build_subject(
     invariant: Sequence[str] | None,
     *,
     materialize: bool,
+    batch: int = 1,
 ) -> Subject:
     """Build it.
 
@@ -47,6 +48,7 @@ def build_subject(
         config: file of constructor arguments, or of replacements for ``config.json``.
         invariant: None: the texts of a pipeline.
         materialize: random weights on the CPU in place of none on meta.
+        batch: samples of a pipeline's inputs.
     """
     from ..assembly import as_dtype
     from ..blank_inputs import denoiser_inputs, make_inputs, open_unweighted
@@ -58,7 +60,7 @@ def build_subject(
     texts = tuple(invariant or ())
     if given or not (shapes or arguments):
         pipeline = open_unweighted(source, given)
-        specified, texts = denoiser_inputs(pipeline, given, kind), texts or pipeline.family.text
+        specified, texts = denoiser_inputs(pipeline, given, kind, batch), texts or pipeline.family.text
     from ..frontends.blank_models import build_blank
 
     blank = build_blank(source, read_mapping(config) if config else {}, kind, materialize=materialize)

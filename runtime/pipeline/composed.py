@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 
 import torch
 
@@ -24,14 +24,17 @@ class ComposedPipelineBase(ABC):
         pipeline: family and configs.
         components: loaded components by role. A module may be replaced by any callable with its signature.
         device: where the caller's tensors live; modules that are no compiled programs must be there.
+        samples: of how many videos a call of the denoiser holds samples at least.
 
     Attributes:
         context: family, components and device, which every stage has too.
         stages: the stages by name, in the order they run.
     """
 
-    def __init__(self, pipeline: PipelineFolder, components: Mapping[str, Component], device: torch.device) -> None:
-        self.context = StageContext(pipeline, components, device)
+    def __init__(
+        self, pipeline: PipelineFolder, components: Mapping[str, Component], device: torch.device, samples: int = 1
+    ) -> None:
+        self.context = StageContext(pipeline, components, device, samples)
         self.stages: dict[str, Stage] = {}
         self.create_pipeline_stages(self.context)
 
@@ -77,12 +80,36 @@ class ComposedPipelineBase(ABC):
             GenerationCancelledError: ``on_step`` returned False.
             FastVideoError: a stage failed, or made something that cannot be right.
         """
-        state = GenerationState(request, progress, on_step)
+        [state] = self.run_together([request], progress, on_step)
+        if state.error is not None:
+            raise state.error
+        return state
+
+    def run_together(
+        self,
+        requests: Sequence[GenerationRequest],
+        progress: Progress = NO_PROGRESS,
+        on_step: StepCallback | None = None,
+    ) -> list[GenerationState]:
+        """Run all stages for several requests side by side: a denoising step is one call for all of them.
+
+        Args:
+            requests: what is asked for.
+            progress: told of stages and steps.
+            on_step: called after each denoising step of each.
+
+        Returns:
+            A state each, in order; the ``error`` of one that failed says why, and the others went on.
+
+        Raises:
+            GenerationCancelledError: ``on_step`` returned False.
+        """
+        states = [GenerationState(request, progress, on_step) for request in requests]
         # no_grad and not inference_mode: compiled programs look at version counters, which the latter drops.
         with torch.no_grad():
             for name, stage in self.stages.items():
-                stage(name, state)
-        return state
+                stage.together(name, [state for state in states if state.error is None])
+        return states
 
 
 class ComposedPipeline(ComposedPipelineBase):

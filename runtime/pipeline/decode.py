@@ -2,34 +2,51 @@
 
 from __future__ import annotations
 
+from collections.abc import Hashable, Sequence
 from typing import Any
 
+import numpy as np
 import torch
 from diffusers.utils.torch_utils import randn_tensor
 
 import fastvideo_ir as ir
 
-from .stage import Stage
+from .joint_inputs import joined
+from .joint_stage import JointStage
 from .state import GenerationState
 
 
-class DecodeStage(Stage):
-    """Undoes the packing and the normalisation of the latents and decodes them to uint8 frames."""
+class DecodeStage(JointStage):
+    """Undoes the packing and the normalisation of the latents and decodes them to uint8 frames.
+
+    Several videos are decoded at once where ranks decode; one device would only need more memory for it.
+    """
 
     requires = ("latents", "latent_frames")
     provides = ("frames",)
 
-    def run(self, state: GenerationState) -> None:
+    def kind(self, state: GenerationState) -> Hashable:
+        is_program = "decode" in vars(self.context.components["vae"].value)  # in place of the module's own method
+        return state.latents.shape if is_program and state.latents is not None else id(state)
+
+    def run_joint(self, states: Sequence[GenerationState]) -> None:
         vae = self.context.components["vae"]
-        latents = self._denormalise(self._unpack(state))
+        latents = [self._denormalise(self._unpack(state)) for state in states]
         options: dict[str, Any] = {}
         if vae.config.get("timestep_conditioning"):
-            latents = self._mix_noise(state, latents)
-            options["temb"] = torch.tensor([state.request.decode_timestep], device=latents.device, dtype=vae.dtype)
-        video = vae.value.decode(latents.to(vae.dtype), **options, return_dict=False)[0][0].float()
+            latents = [self._mix_noise(state, given) for state, given in zip(states, latents, strict=True)]
+            levels = [state.request.decode_timestep for state in states]
+            options["temb"] = torch.tensor(levels, device=latents[0].device, dtype=vae.dtype)
+        decoded = vae.value.decode(joined(latents).to(vae.dtype), **options, return_dict=False)[0]
+        for state, video in zip(states, decoded, strict=True):
+            with state.keeping_error():
+                state.frames = self._pixels(video.float())
+
+    def _pixels(self, video: torch.Tensor) -> np.ndarray:
+        """``(channels, frames, height, width)`` from -1 to 1 as ``(frames, height, width, channels)``, uint8."""
         self.refuse_non_finite(video, "the decoded video holds NaN or infinity", "try dtype={'vae': 'float32'}")
         pixels = ((video / 2 + 0.5).clamp(0, 1) * 255).round().to(torch.uint8)
-        state.frames = pixels.permute(1, 2, 3, 0).contiguous().cpu().numpy()
+        return pixels.permute(1, 2, 3, 0).contiguous().cpu().numpy()
 
     def verify_output(self, state: GenerationState) -> None:
         super().verify_output(state)

@@ -2,20 +2,27 @@
 
 from __future__ import annotations
 
+import copy
 import inspect
 import time
+from collections.abc import Hashable, Mapping, Sequence
 from typing import Any
 
 import torch
 
 from ...frontends.loading import Component
 from .guidance import cfg_scale, dynamic_scale, second_scale
-from .stage import Stage
+from .joint_inputs import joined, joint_constants, shared_inputs
+from .joint_stage import JointStage
 from .state import GenerationState
 
 
-class DenoiseStage(Stage):
-    """Calls the denoiser once per step; guidance is a batch of two, which a planner may split over ranks."""
+class DenoiseStage(JointStage):
+    """Calls the denoiser once per step, for all generations; a batch, which a planner may split over ranks.
+
+    It holds the samples of each generation one behind the other: one, or two with classifier-free guidance. Where
+    there are fewer generations than the ranks are divided among, the last one's samples fill the others' places.
+    """
 
     requires = ("text", "timesteps", "latents")
     provides = ("latents",)
@@ -23,18 +30,47 @@ class DenoiseStage(Stage):
     def steps(self, state: GenerationState) -> int:
         return state.request.num_inference_steps
 
-    def run(self, state: GenerationState) -> None:
+    def kind(self, state: GenerationState) -> Hashable:
         assert state.timesteps is not None and state.latents is not None
+        tensors = {"latents": state.latents, "beside": state.beside, "held": state.held_tokens, **(state.text or {})}
+        return (
+            tuple((name, t.shape, t.dtype) for name, t in tensors.items() if t is not None),
+            tuple(state.timesteps.tolist()),
+            shared_inputs(state),
+        )
+
+    def run_joint(self, states: Sequence[GenerationState]) -> None:
+        first = states[0]
+        assert first.timesteps is not None
         self._tell_compiled("reset_cache")
-        step = SchedulerStep(self.context.components["scheduler"].value, state)
-        for index, timestep in enumerate(state.timesteps):
+        seats = [*states, *[states[-1]] * (self.context.samples - len(states))]
+        constant = joint_constants(seats)
+        for state in states:
+            if state.scheduler is None:  # a stage of one's own has set the timesteps of the pipeline's
+                state.scheduler = copy.deepcopy(self.context.components["scheduler"].value)
+        steps = [SchedulerStep(state.scheduler, state) for state in states]
+        for index, timestep in enumerate(first.timesteps):
             self._tell_compiled("set_step", index)
             start = time.perf_counter()
-            denoised = step(self._predict(state, timestep), index)
-            state.latents = denoised if state.held is None else torch.where(state.held, state.latents, denoised)
+            predictions = self._predict(seats, timestep, constant)
+            for state, step, predicted in zip(states, steps, predictions, strict=False):
+                if state.error is None:
+                    with state.keeping_error():
+                        self._advance(state, step(predicted, index))
             self.synchronize()
-            state.step_done(timestep, time.perf_counter() - start)
+            seconds = time.perf_counter() - start
+            first.progress.step(seconds)
+            for state in states:
+                if state.error is None:
+                    with state.keeping_error():
+                        state.step_done(timestep, seconds)
+            if all(state.error is not None for state in states):
+                break
         self._tell_compiled("set_step", None)
+
+    @staticmethod
+    def _advance(state: GenerationState, denoised: torch.Tensor) -> None:
+        state.latents = denoised if state.held is None else torch.where(state.held, state.latents, denoised)
 
     def _tell_compiled(self, method: str, *arguments: Any) -> None:
         """Call a method of every component that has it: compiled denoisers keep what depends on the step."""
@@ -43,27 +79,28 @@ class DenoiseStage(Stage):
             if listener is not None:
                 listener(*arguments)
 
-    def _predict(self, state: GenerationState, timestep: torch.Tensor) -> torch.Tensor:
-        """The denoiser's output for one sample, float32, guided if the text is a batch of two."""
-        assert state.text is not None
+    def _predict(
+        self, seats: Sequence[GenerationState], timestep: torch.Tensor, constant: Mapping[str, Any]
+    ) -> list[torch.Tensor]:
+        """The denoiser's output for each sample, float32, guided where a text is a batch of two."""
         family = self.context.family
-        denoiser, scale = self._denoiser_and_scale(state, timestep)
-        times = _timestep_argument(state, timestep)
+        chosen = [self._denoiser_and_scale(state, timestep) for state in seats]
+        denoiser = chosen[0][0]
+        times = joined([_timestep_argument(state, timestep) for state in seats])
         if family.casts_timestep:  # others not, as in bfloat16 a timestep of 999 would be 1000
             times = times.to(denoiser.dtype)
         predicted: torch.Tensor = denoiser.value(
             **{
-                family.latents_argument: self._denoiser_latents(state, timestep, denoiser.dtype),
+                family.latents_argument: joined(
+                    [self._denoiser_latents(state, timestep, denoiser.dtype) for state in seats]
+                ),
                 family.timestep_argument: times,
             },
-            **state.text,
-            **state.inputs,
+            **constant,
             return_dict=False,
         )[0].float()
-        if state.batch == 1:
-            return predicted
-        conditional, unconditional = predicted.chunk(2)
-        return unconditional + scale * (conditional - unconditional)
+        each = predicted.split([state.batch for state in seats])
+        return [_guided(part, scale) for part, (_, scale) in zip(each, chosen, strict=True)]
 
     def _denoiser_and_scale(self, state: GenerationState, timestep: torch.Tensor) -> tuple[Component, float]:
         """Which denoiser works at this noise level, and with how much guidance."""
@@ -78,9 +115,9 @@ class DenoiseStage(Stage):
         return components["transformer"], scale
 
     def _denoiser_latents(self, state: GenerationState, timestep: torch.Tensor, dtype: Any) -> torch.Tensor:
-        scheduler, latents = self.context.components["scheduler"].value, state.latents
-        if hasattr(scheduler, "scale_model_input"):
-            latents = scheduler.scale_model_input(latents, timestep)
+        latents = state.latents
+        if hasattr(state.scheduler, "scale_model_input"):
+            latents = state.scheduler.scale_model_input(latents, timestep)
         assert latents is not None
         if state.beside is not None:
             latents = torch.cat([latents, state.beside], dim=self.context.family.channel_dim)
@@ -120,6 +157,14 @@ class SchedulerStep:
         else:
             denoised = self._scheduler.step(predicted, timestep, latents, **self._options, return_dict=False)[0]
         return denoised.to(latents.dtype)
+
+
+def _guided(predicted: torch.Tensor, scale: float) -> torch.Tensor:
+    """Of one sample with its text, or of two, the second one with the negative prompt."""
+    if predicted.shape[0] == 1:
+        return predicted
+    conditional, unconditional = predicted.chunk(2)
+    return unconditional + scale * (conditional - unconditional)
 
 
 def _timestep_argument(state: GenerationState, timestep: torch.Tensor) -> torch.Tensor:

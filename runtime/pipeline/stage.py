@@ -5,7 +5,7 @@ from __future__ import annotations
 import functools
 import time
 from abc import ABC, abstractmethod
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, ClassVar
 
@@ -28,11 +28,13 @@ class StageContext:
         pipeline: family and configs.
         components: the loaded components by role; compiled programs in place of compiled modules.
         device: where the caller's tensors live.
+        samples: of how many videos a call of the denoiser holds samples at least: the ranks are divided among them.
     """
 
     pipeline: PipelineFolder
     components: Mapping[str, Component]
     device: torch.device
+    samples: int = 1
 
     @property
     def family(self) -> Family:
@@ -109,6 +111,12 @@ class Stage(ABC):
         if steps is None:
             state.progress.step(state.seconds[name])
         self.verify_output(state)
+
+    def together(self, name: str, states: Sequence[GenerationState]) -> None:
+        """Run for several generations, one by one; the error of one is kept in its state, and the others go on."""
+        for state in states:
+            with state.keeping_error():
+                self(name, state)
 
     def synchronize(self) -> None:
         """Wait for the device, so that times are those of the work and not of its launch."""

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -69,16 +71,19 @@ class GenerationState:
         text: the denoiser's text arguments by name, each ``(1, …)``, or ``(2, …)`` with classifier-free guidance: for
             the prompt, then for the negative prompt.
         timesteps: ``(steps,)``, in the dtype in which the scheduler gives them.
+        scheduler: this generation's own, told the timesteps; it keeps what one step leaves for the next.
         latents: float32, in the layout that the family's denoiser works in.
         latent_frames: frames of the latents, those that only fill the last patch among them.
         padding_frames: how many of the first latent frames are not decoded.
         beside: what the denoiser sees in further channels of the latents.
         held: bool, broadcastable to the latents: where they are given by the picture and stay.
         held_tokens: ``(1, tokens)``, 1 where a token is held; a timestep per token is zero there.
-        inputs: further arguments of the denoiser, the same in every step.
+        inputs: further arguments of the denoiser, the same in every step. A tensor whose first dim has ``batch``
+            entries says something of each sample; anything else holds for any number of samples.
         frames: ``(frames, height, width, 3)``, uint8, RGB.
         seconds: wall time of each stage that ran.
         step_seconds: wall time of each denoising step.
+        error: why it ended early, where other generations went on.
     """
 
     request: GenerationRequest
@@ -87,6 +92,7 @@ class GenerationState:
     generator: torch.Generator = field(init=False)
     text: dict[str, torch.Tensor] | None = None
     timesteps: torch.Tensor | None = None
+    scheduler: Any = None
     latents: torch.Tensor | None = None
     latent_frames: int | None = None
     padding_frames: int = 0
@@ -97,6 +103,7 @@ class GenerationState:
     frames: np.ndarray | None = None
     seconds: dict[str, float] = field(default_factory=dict)
     step_seconds: list[float] = field(default_factory=list)
+    error: Exception | None = None
 
     def __post_init__(self) -> None:
         self.generator = torch.Generator("cpu").manual_seed(self.request.seed)
@@ -114,10 +121,19 @@ class GenerationState:
         """
         assert self.latents is not None
         self.step_seconds.append(seconds)
-        self.progress.step(seconds)
         if self.on_step is None:
             return
         step, num_steps = len(self.step_seconds), self.request.num_inference_steps
-        answer = self.on_step(StepInfo(step, num_steps, float(timestep), seconds, self.latents))
+        answer = self.on_step(StepInfo(step, num_steps, float(timestep), seconds, self.latents, self.request.prompt))
         if answer is False:
             raise ir.errors.GenerationCancelledError(f"cancelled by the callback after step {step} of {num_steps}")
+
+    @contextmanager
+    def keeping_error(self) -> Iterator[None]:
+        """What fails within ends this generation alone, and its reason is kept; a cancelled one ends all."""
+        try:
+            yield
+        except ir.errors.GenerationCancelledError:
+            raise
+        except Exception as error:
+            self.error = error

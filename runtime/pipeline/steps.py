@@ -18,6 +18,7 @@ class StepInfo:
         timestep: the scheduler's.
         seconds: wall time it took.
         latents: as they are now; to be read, not to be written.
+        prompt: of which video; several may be made at once, which take their steps in turns.
     """
 
     step: int
@@ -25,6 +26,7 @@ class StepInfo:
     timestep: float
     seconds: float
     latents: torch.Tensor = field(repr=False)
+    prompt: str
 
 
 StepCallback = Callable[[StepInfo], bool | None]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import inspect
 from collections.abc import Callable
 from typing import Any
@@ -38,7 +39,7 @@ SIGMAS: dict[str, Callable[[int], np.ndarray] | None] = {
 class TimestepsStage(Stage):
     """Asks the scheduler for its timesteps; they keep the dtype that the scheduler gives them."""
 
-    provides = ("timesteps",)
+    provides = ("timesteps", "scheduler")
 
     def run(self, state: GenerationState) -> None:
         scheduler = self.context.components["scheduler"].value
@@ -53,7 +54,7 @@ class TimestepsStage(Stage):
         scheduler.set_timesteps(steps, device=self.context.device, **options)
         if hasattr(scheduler, "set_begin_index"):
             scheduler.set_begin_index(0)  # spares a search, and a device synchronization, in every step
-        state.timesteps = scheduler.timesteps
+        state.timesteps, state.scheduler = scheduler.timesteps, copy.deepcopy(scheduler)
 
     def _shift(self, state: GenerationState, config: Any) -> float:
         """The shift towards more noise, by the number of tokens."""

@@ -155,6 +155,24 @@ def test_latents_and_frames_equal_those_of_diffusers(tiny: Tiny, guided: bool) -
     assert np.abs(state.frames - frames).max() < 0.51 and state.frames.std() > 3
 
 
+def test_together_as_alone(tiny: Tiny) -> None:
+    """A prompt whose steps are calls for two prompts, which have texts of other lengths, becomes the same video."""
+    pipeline = tiny.pipeline()
+    asked = {**PROMPT, **SMALL, **tiny.case.changes, "num_inference_steps": 2}
+    if tiny.case.picture:
+        asked["image"] = picture()
+    first, second = (
+        resolve_request(tiny.opened.preset.values, None, {**asked, **other})
+        for other in ({"seed": 3}, {"prompt": "birds, and many of them, over the sea at night", "seed": 4})
+    )
+    together = pipeline.run_together([first, second])
+    assert together[0].step_seconds == together[1].step_seconds, "they did not share their steps"
+    for request, state in zip([first, second], together, strict=True):
+        alone = pipeline.run(request).latents
+        assert state.error is None and state.latents is not None and alone is not None
+        assert distance(state.latents, alone) < 1e-5
+
+
 def test_the_dtypes_of_an_accelerator_fit_together(tiny: Tiny) -> None:
     """Latents stay float32, and are near those of float32 weights."""
     # Half precision has no CPU kernels for all that a VAE needs.

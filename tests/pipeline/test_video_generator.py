@@ -7,14 +7,18 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+import numpy as np
 import pytest
 import torch
 
 import fastvideo_ir as ir
 from fastvideo.frontends import loading
+from fastvideo.parallel import Parallel
+from fastvideo.prompts import groups
 from fastvideo.runtime.pipeline import StepInfo, output_file
 from fastvideo.runtime.pipeline.metadata import read_metadata
 from fastvideo.sampling_param import SamplingParam
+from fastvideo.settings import resolve_settings
 
 from .compiled import run_python
 from .small_request import SMALL
@@ -84,13 +88,15 @@ def test_several_prompts(generator: VideoGenerator, tmp_path: Path, caplog: pyte
 
     def fail_in_the_second(info: StepInfo) -> None:
         steps.append(info)
-        if len(steps) == 6:
+        if info.prompt == "a dog" and info.step == 2:
             raise RuntimeError("out of luck")
 
     options = {"prompt": None, "prompt_path": file, "save_video": True, "output_path": tmp_path}
     cat, dog, bird = generate(generator, **options, on_step=fail_in_the_second)
-    assert [info.step for info in steps] == [1, 2, 3, 4, 1, 2, 1, 2, 3, 4] and steps[0].num_steps == 4
-    assert steps[0].timestep > steps[1].timestep and steps[3].latents is cat.latents
+    of = {prompt: [info for info in steps if info.prompt == prompt] for prompt in ("a cat", "a dog", "a bird")}
+    assert [[info.step for info in infos] for infos in of.values()] == [[1, 2, 3, 4], [1, 2], [1, 2, 3, 4]]
+    assert of["a cat"][0].num_steps == 4 and of["a cat"][0].timestep > of["a cat"][1].timestep
+    assert of["a cat"][3].latents is cat.latents
     assert dog.prompt == "a dog" and dog.path is None and "out of luck" in str(dog.error)
     assert "prompt 2 of 3 failed: RuntimeError: out of luck" in caplog.text
     assert cat.path == tmp_path / "a-cat.mp4" and bird.path == tmp_path / "a-bird.mp4" and bird.error is None
@@ -99,6 +105,97 @@ def test_several_prompts(generator: VideoGenerator, tmp_path: Path, caplog: pyte
     assert isinstance(generate(generator, prompt=["a cat"], num_inference_steps=1), list)
     with pytest.raises(ir.errors.InvalidArgumentError, match="the prompt is empty"):  # before the first one starts
         generate(generator, prompt=["a cat", " "], on_step=lambda info: pytest.fail("a step ran"))
+
+
+def test_prompts_are_divided_over_the_ranks(generator: VideoGenerator, ranks: int, folder: Path) -> None:
+    """Two prompts on two ranks: every step is one call, of which each rank has one video and nothing to exchange."""
+    steps: list[tuple[int, str]] = []
+    made = generate(generator, prompt=["a cat", "a dog"], on_step=lambda info: steps.append((info.step, info.prompt)))
+    both = [(step, prompt) for step in (1, 2, 3, 4) for prompt in ("a cat", "a dog")]
+    assert sorted(steps, key=lambda found: found[1]) == sorted(both, key=lambda found: found[1])
+    assert (steps == both) == (ranks == 2)
+    for video in made:
+        assert distance(video.latents, generate(generator, prompt=video.prompt).latents) < 1e-5
+    denoiser = generator.compiled_models[0]
+    largest = max(denoiser.programs, key=lambda program: ir.tensor_type(program.input_nodes[0]).shape[0])
+    assert ir.tensor_type(largest.input_nodes[0]).shape[0] == 2 * ranks
+    if ranks == 2:
+        assert largest.mesh.num_ranks == 2
+        moved = [str(node.target) for node in largest.nodes if "all_to_all" in str(node.target)]
+        assert not moved, "samples were cut"
+        assert "up to 2 at a time, one per rank" in generator.explain()
+
+
+@pytest.mark.parametrize("options", [{"guidance_scale": 1.0}, {}], ids=["unguided", "guided"])
+def test_pinned_dp(folder: Path, options: dict[str, Any]) -> None:
+    """Three prompts, two at a time by one program; the same as each alone on one rank. One alone is made too."""
+    prompts = ["a cat", "a dog", "a bird"]
+    with make(folder, parallel=Parallel(dp=2), executor="simulated") as generator:
+        made = generate(generator, prompt=prompts, num_inference_steps=2, **options)
+        [program] = generator.compiled_models[0].programs
+        assert str(program.mesh) == "mesh(dp=2)"
+        assert ir.tensor_type(program.input_nodes[0]).shape[0] == (2 if options else 4)
+        single = generate(generator, prompt="a dog", num_inference_steps=2, **options)
+        assert len(generator.compiled_models[0].programs) == 1
+    with make(folder) as generator:
+        for video in [*made, single]:
+            alone = generate(generator, prompt=video.prompt, num_inference_steps=2, **options)
+            assert distance(video.latents, alone.latents) < 1e-5
+
+
+def test_ranks_decode_one_video_each(folder: Path) -> None:
+    prompts = ["a cat", "a dog"]
+    asked = {"num_inference_steps": 1, "return_frames": True}
+    with make(folder, num_gpus=2, executor="simulated", compile_vae=True) as generator:
+        made = generate(generator, prompt=prompts, **asked)
+        decoder = generator.compiled_models[-1]
+        [decoding] = decoder.report.programs
+        assert max(decoding.flops_per_rank) < 0.52 * decoding.flops
+        assert ir.tensor_type(decoder.programs[0].input_nodes[0]).shape[0] == 2
+    with make(folder) as generator:
+        for video in made:
+            frames = generate(generator, prompt=video.prompt, **asked).frames
+            assert np.abs(video.frames.astype(float) - frames).max() <= 1 < frames.std()
+
+
+def test_what_does_not_fit_at_once_is_made_one_by_one(
+    folder: Path, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with make(folder, num_gpus=2, executor="simulated") as generator:
+        denoiser = generator.compiled_models[0]
+        call = type(denoiser).__call__
+
+        def small(self: Any, *args: Any, **kwargs: Any) -> Any:
+            if kwargs.get("hidden_states") is not None and kwargs["hidden_states"].shape[0] > 2:
+                raise ir.errors.DeviceMemoryError("takes 3 GiB, and 2 GiB are there")
+            return call(self, *args, **kwargs)
+
+        monkeypatch.setattr(type(denoiser), "__call__", small)
+        made = generate(generator, prompt=["a cat", "a dog"], num_inference_steps=1)
+        assert all(video.error is None and video.latents is not None for video in made)
+        assert "2 videos at a time failed, going on with 1: takes 3 GiB" in caplog.text
+
+
+@pytest.mark.parametrize(
+    ("count", "options", "sizes"),
+    [
+        (5, {"num_gpus": 4}, [4, 1]),
+        (3, {"num_gpus": 4}, [2, 1]),
+        (2, {"num_gpus": 1}, [1, 1]),
+        (2, {"num_gpus": 2, "cache": "first-block:0.1"}, [1, 1]),
+        (2, {"parallel": Parallel(sp=2)}, [1, 1]),
+        (5, {"parallel": Parallel(dp=2, sp=2)}, [2, 2, 1]),
+    ],
+    ids=repr,
+)
+def test_how_many_at_a_time(count: int, options: dict[str, Any], sizes: list[int]) -> None:
+    given = {"num_gpus": None, "parallel": None, "cache": None, **options}
+    settings = resolve_settings(
+        given["num_gpus"], given["parallel"], None, "simulated", "cpu", None, (), True, None, given["cache"]
+    )
+    found = list(groups(count, settings))
+    assert [len(group) for group in found] == sizes
+    assert [number for group in found for number in group] == list(range(count))
 
 
 def test_callback_cancels(generator: VideoGenerator, tmp_path: Path) -> None:

@@ -347,7 +347,7 @@ def _is_installed(kind: type) -> bool:
 def _package_folders(path: tuple[str, ...]) -> tuple[str, ...]:
     """Where packages are installed, in this environment or a folder beside it; not where one is being written."""
     folders = {
-        os.path.abspath(found.locate_file(""))
+        os.path.abspath(str(found.locate_file("")))
         for found in importlib.metadata.distributions(path=list(path))
         if found.read_text("WHEEL") is not None
     }

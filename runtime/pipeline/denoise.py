@@ -70,6 +70,7 @@ class DenoiseStage(JointStage):
 
     @staticmethod
     def _advance(state: GenerationState, denoised: torch.Tensor) -> None:
+        assert state.latents is not None
         state.latents = denoised if state.held is None else torch.where(state.held, state.latents, denoised)
 
     def _tell_compiled(self, method: str, *arguments: Any) -> None:
@@ -99,7 +100,7 @@ class DenoiseStage(JointStage):
             **constant,
             return_dict=False,
         )[0].float()
-        each = predicted.split([state.batch for state in seats])
+        each = torch.split(predicted, [state.batch for state in seats])
         return [_guided(part, scale) for part, (_, scale) in zip(each, chosen, strict=True)]
 
     def _denoiser_and_scale(self, state: GenerationState, timestep: torch.Tensor) -> tuple[Component, float]:

@@ -63,8 +63,8 @@ class Setting:
         return {"attention_backend": SlidingTile(tile=TILE, config=str(file)), **self.options}
 
 
-def _tiles(*window: int, whole: float = 0.0) -> Setting:
-    return Setting({}, window=window, whole=whole)  # type: ignore[arg-type]
+def _tiles(time: int, height: int, width: int, whole: float = 0.0) -> Setting:
+    return Setting({}, window=(time, height, width), whole=whole)
 
 
 def _codes(format: str) -> Setting:

@@ -86,16 +86,18 @@ def resolve_residency(
 
 def _predicted(pipeline: loading.PipelineFolder, role: str, settings: Settings, dtype: torch.dtype) -> Subject | None:
     """The plan of the denoiser on one rank, for the default request; None where its inputs cannot be told."""
+    request = resolve_request(pipeline.preset.values, None, {"prompt": "of any kind"})
+    samples = (2 if is_guided(pipeline.family, request) else 1) * samples_pinned(settings)
+    blank = build_blank(str(pipeline.path / role), {}, dtype)
     try:
-        request = resolve_request(pipeline.preset.values, None, {"prompt": "of any kind"})
-        samples = (2 if is_guided(pipeline.family, request) else 1) * samples_pinned(settings)
-        specified = denoiser_inputs(pipeline, {}, dtype, samples)
-        blank = build_blank(str(pipeline.path / role), {}, dtype)
-        inputs = make_inputs(blank, specified, [], [], dtype, "meta")
-        # As the denoiser is compiled, but for kernels that would have to be measured.
-        target = replace(settings.target, invariant=pipeline.family.text, fastest=None)
+        inputs = make_inputs(blank, denoiser_inputs(pipeline, {}, dtype, samples), [], [], dtype, "meta")
+    except InvalidArgumentError:
+        return None
+    # As the denoiser is compiled, but for kernels that would have to be measured.
+    target = replace(settings.target, invariant=pipeline.family.text, fastest=None)
+    try:
         return plan_for(target, blank, inputs, parallel=settings.parallel, passes=settings.passes)
-    except (InvalidArgumentError, CaptureError):
+    except CaptureError:  # the model may be one that has to see real values
         return None
 
 

@@ -33,14 +33,14 @@ def local_folder(path_or_id: str | os.PathLike[str]) -> Path | None:
     folder = Path(text).expanduser()
     if folder.is_dir():
         return folder
-    if text.startswith(f"{OWNER}/"):
-        if text not in built_in():
-            raise ir.errors.UnknownNameError("built-in pipeline", text, built_in())
-        return BUILT_IN / folder.name
     if folder.exists():
         raise ir.errors.PipelineLoadError(
             f"{text!r} is a file, not a pipeline folder", hint="give the folder that holds model_index.json"
         )
+    if text.startswith(f"{OWNER}/"):
+        if text not in built_in():
+            raise ir.errors.UnknownNameError("built-in pipeline", text, built_in())
+        return BUILT_IN / folder.name
     if not is_id(text):
         raise ir.errors.PipelineLoadError(
             f"{text!r} is neither a folder on this machine nor a hub id",

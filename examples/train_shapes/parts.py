@@ -16,7 +16,7 @@ BASE = 24
 """Channels of the autoencoder at full size."""
 TEXT_DIM = 256
 TEXT_LENGTH = 64
-"""Tokens that a caption is padded to; half of the training batches have 512, as Wan's own pipeline pads."""
+"""Tokens that a caption is padded to; Wan's own pipeline pads to 512."""
 FLOW_SHIFT = 3.0
 
 

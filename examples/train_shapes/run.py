@@ -5,7 +5,7 @@ from __future__ import annotations
 import argparse
 import math
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -77,6 +77,25 @@ class Run:
         part.replace(self.file)
         self.saved = time.monotonic()
 
+    def steps_from(self, step: int, save: Callable[[int], None]) -> Iterator[int]:
+        """Numbers of the steps that this part takes, from ``step`` on.
+
+        ``save`` is called with the steps that are done, when a save is due and when the part is over.
+        """
+        while self.progress(step) < 1:
+            yield step
+            step += 1
+            if self.out_of_time:
+                break
+            if self.save_is_due:
+                save(step)
+        save(step)
+        print(f"{step} of {self.steps} steps, {self.seconds:.0f} s", flush=True)
+
+    def log(self, step: int, text: str) -> None:
+        """Say how a step went, behind its number."""
+        print(f"step {step + 1}: {text}, {self.seconds:.0f} s", flush=True)
+
     def learning_rate(self, step: int, warmup: int = 100) -> float:
         """As a share of the largest: a warm-up, then half a cosine to zero."""
         return min(1.0, (step + 1) / warmup) * 0.5 * (1 + math.cos(math.pi * min(self.progress(step), 1)))
@@ -131,6 +150,16 @@ class Replayed:
         with torch.cuda.graph(graph):
             figures = self._run(*held, **options)
         return graph, held, figures
+
+
+def resume(steppers: list[torch.optim.Optimizer], state: dict[str, Any] | None) -> int:
+    """Give optimizers what a checkpoint holds of them; returns how many steps it has done. None: the start."""
+    if state is None:
+        return 0
+    for stepper, stored in zip(steppers, state["optimizers"], strict=True):
+        stepper.load_state_dict(stored)
+    done: int = state["step"]
+    return done
 
 
 def optimizers(model: nn.Module, learning_rate: float) -> list[torch.optim.Optimizer]:

@@ -19,14 +19,13 @@ from torch.nn.utils import clip_grad_norm_
 from fastvideo.frontends import loading
 
 from .parts import FLOW_SHIFT, TEXT_LENGTH, build_text_encoder, build_tokenizer, build_transformer
-from .run import Replayed, Run, advance, begin, optimizers, parser
+from .run import Replayed, Run, advance, begin, optimizers, parser, resume
 
 LEARNING_RATE = 2e-3
 DROPPED = 0.1
 """Share of captions left out, for classifier-free guidance."""
 LONG = 512
-LONG_SHARE = 0.5
-"""Share of batches that are padded as Wan's own pipeline pads."""
+"""Text tokens that Wan's own pipeline pads to."""
 AVERAGED_OVER = 400
 STILLS_PER_CLIP = 4
 """How many times more first frames than clips are in a batch."""
@@ -58,7 +57,7 @@ class Denoiser(nn.Module):
 
 
 def draw_batch(
-    latents: Tensor, tokens: Tensor, empty: Tensor, step: int, size: int, *, stills: bool
+    latents: Tensor, tokens: Tensor, empty: Tensor, step: int, size: int, *, stills: bool, long_share: float
 ) -> tuple[Tensor, Tensor, int]:
     """What a step learns from; the same for a step, however often the training was resumed.
 
@@ -71,7 +70,7 @@ def draw_batch(
     chosen = torch.randint(len(latents), (size,), generator=generator).to(latents.device)
     caption = torch.randint(tokens.shape[1], (size,), generator=generator).to(latents.device)
     dropped = (torch.rand(size, 1, generator=generator) < DROPPED).to(latents.device)
-    is_long = not stills and float(torch.rand(1, generator=generator)) < LONG_SHARE
+    is_long = float(torch.rand(1, generator=generator)) < long_share
     clips = latents[chosen, :, :1] if stills else latents[chosen]
     return (
         clips.float(),
@@ -101,7 +100,6 @@ def learn(denoiser: Denoiser, shift: float, clean: Tensor, tokens: Tensor, *, le
 def train(run: Run, data: dict[str, Tensor], options: argparse.Namespace) -> None:
     tokenizer = build_tokenizer()
     denoiser = Denoiser(len(tokenizer)).to(run.device)
-    step = 0
     if (state := run.load()) is not None:
         denoiser.load_state_dict(state["model"])
     else:
@@ -114,10 +112,8 @@ def train(run: Run, data: dict[str, Tensor], options: argparse.Namespace) -> Non
     steppers = optimizers(denoiser, options.learning_rate)
     if state is not None:
         averaged = state["averaged"]
-        for stepper, stored in zip(steppers, state["optimizers"], strict=True):
-            stepper.load_state_dict(stored)
-        step = state["step"]
-    torch.manual_seed(step)
+    done = resume(steppers, state)
+    torch.manual_seed(done)
     if run.device.type == "cuda":
         for block in denoiser.transformer.blocks:
             block.compile(dynamic=False)
@@ -127,7 +123,7 @@ def train(run: Run, data: dict[str, Tensor], options: argparse.Namespace) -> Non
     latents, all_tokens = (data[name].to(run.device) for name in ("latents", "tokens"))
     total = torch.zeros((), device=run.device)
 
-    def save() -> None:
+    def save(step: int) -> None:
         run.save(
             model=denoiser.state_dict(),
             averaged=averaged,
@@ -137,25 +133,20 @@ def train(run: Run, data: dict[str, Tensor], options: argparse.Namespace) -> Non
             std=data["std"],
         )
 
-    while (progress := run.progress(step)) < 1:
-        stills = progress < options.stills_until
-        clean, tokens, length = draw_batch(latents, all_tokens, empty, step, options.batch or 128, stills=stills)
+    for step in run.steps_from(done, save):
+        stills = run.progress(step) < options.stills_until
+        share = 0.0 if stills else options.long_share
+        size = options.batch or 128
+        clean, tokens, length = draw_batch(latents, all_tokens, empty, step, size, stills=stills, long_share=share)
         total += gradients((clean - mean) / std, tokens, length=length)["loss"]
         advance(steppers, options.learning_rate * run.learning_rate(step))
-        step += 1
-        kept = min(1 - 1 / AVERAGED_OVER, step / (step + 10))
+        kept = min(1 - 1 / AVERAGED_OVER, (step + 1) / (step + 11))
         with torch.no_grad():
             values = list(denoiser.state_dict().values())
             torch._foreach_lerp_(list(averaged.values()), values, 1 - kept)
-        if step % 100 == 0:
-            print(f"step {step}{' of stills' * stills}: loss {total.item() / 100:.4f}, {run.seconds:.0f} s", flush=True)
+        if (step + 1) % 100 == 0:
+            run.log(step, f"loss {total.item() / 100:.4f}{' of stills' * stills}")
             total.zero_()
-        if run.out_of_time:
-            break
-        if run.save_is_due:
-            save()
-    save()
-    print(f"{step} of {run.steps} steps, {run.seconds:.0f} s", flush=True)
 
 
 def main() -> None:
@@ -163,6 +154,7 @@ def main() -> None:
     arguments.add_argument("--start", type=Path, help="pipeline whose transformer a new training starts from")
     arguments.add_argument("--learning-rate", type=float, default=LEARNING_RATE, help="the largest")
     arguments.add_argument("--stills-until", type=float, default=0.2, help="share of the training on stills")
+    arguments.add_argument("--long-share", type=float, default=0.0, help="of the batches, text padded to 512 tokens")
     arguments.add_argument("--shift", type=float, default=FLOW_SHIFT, help="towards noise, where scenes are laid out")
     options = arguments.parse_args()
     run = begin(options, "denoiser")

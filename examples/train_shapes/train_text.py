@@ -21,7 +21,7 @@ from transformers import PreTrainedTokenizerBase
 from fastvideo.frontends import loading
 
 from .parts import TEXT_DIM, TEXT_LENGTH, build_text_encoder, build_tokenizer
-from .run import Run, advance, begin, optimizers, parser
+from .run import Run, advance, begin, optimizers, parser, resume
 from .scenes import COLOURS, MOTIONS, SHAPES, SIZES, Scene, SceneObject, describe, phrases, sample_scene
 
 LEARNING_RATE = 2e-3
@@ -80,14 +80,10 @@ def train(run: Run, options: argparse.Namespace) -> None:
     if options.near is not None:
         before = loading.open_pipeline(options.near).load("text_encoder", torch.float32, None).value.to(run.device)
     steppers = optimizers(reader, LEARNING_RATE)
-    step = 0
     if (state := run.load()) is not None:
         reader.load_state_dict(state["reader"])
-        for stepper, stored in zip(steppers, state["optimizers"], strict=True):
-            stepper.load_state_dict(stored)
-        step = state["step"]
 
-    def save() -> None:
+    def save(step: int) -> None:
         run.save(
             model=reader.text_encoder.state_dict(),
             reader=reader.state_dict(),
@@ -95,7 +91,7 @@ def train(run: Run, options: argparse.Namespace) -> None:
             step=step,
         )
 
-    while run.progress(step) < 1:
+    for step in run.steps_from(resume(steppers, state), save):
         tokens, labels = (part.to(run.device) for part in draw_captions(step, options.batch or 128, tokenizer))
         encoded = reader.encode(tokens)
         told = [head(encoded) for head in reader.heads]
@@ -108,20 +104,13 @@ def train(run: Run, options: argparse.Namespace) -> None:
         reader.zero_grad()
         (loss.sum() + options.hold * drift).backward()
         advance(steppers, LEARNING_RATE * run.learning_rate(step))
-        step += 1
-        if step % 50 == 0:
+        if (step + 1) % 50 == 0:
             right = [
                 float((one.argmax(-1) == labels[..., n])[labels[..., n] != NOTHING].float().mean())
                 for n, one in enumerate(told)
             ]
             shares = ", ".join(f"{name} {share:.1%}" for name, share in zip([*KINDS, "place"], right, strict=True))
-            print(f"step {step}: loss {loss.sum():.3f}, drift {drift:.3f}, {shares}, {run.seconds:.0f} s", flush=True)
-        if run.out_of_time:
-            break
-        if run.save_is_due:
-            save()
-    save()
-    print(f"{step} of {run.steps} steps, {run.seconds:.0f} s", flush=True)
+            run.log(step, f"loss {loss.sum():.3f}, drift {drift:.3f}, {shares}")
 
 
 def main() -> None:

@@ -22,7 +22,7 @@ from torch.nn.utils import parametrize
 
 from .parts import BASE, build_vae
 from .render import NUM_FRAMES, render
-from .run import Replayed, advance, begin, optimizers, parser
+from .run import Replayed, advance, begin, optimizers, parser, resume
 from .scenes import sample_scene
 
 KL_WEIGHT = 1e-4
@@ -121,32 +121,21 @@ def main() -> None:
         vae.load_state_dict(state["model"])
     as_matrices(vae)
     steppers = optimizers(vae, LEARNING_RATE)
-    step = 0
-    if state is not None:
-        for stepper, stored in zip(steppers, state["optimizers"], strict=True):
-            stepper.load_state_dict(stored)
-        step = state["step"]
+    done = resume(steppers, state)
 
-    def save() -> None:
+    def save(step: int) -> None:
         run.save(model=weights(vae), optimizers=[stepper.state_dict() for stepper in steppers], step=step)
 
-    drawn = draw(step // DRAWN_AT_ONCE, batch, options.frames, run.device)
+    drawn = draw(done // DRAWN_AT_ONCE, batch, options.frames, run.device)
     gradients = Replayed(vae, partial(learn, vae))
-    while run.progress(step) < 1:
+    for step in run.steps_from(done, save):
         if step % DRAWN_AT_ONCE == 0:
             drawn = draw(step // DRAWN_AT_ONCE, batch, options.frames, run.device)
         figures = gradients(drawn[step % DRAWN_AT_ONCE])
         advance(steppers, LEARNING_RATE * run.learning_rate(step))
-        step += 1
-        if step % 100 == 0 or step == run.steps:
+        if (step + 1) % 100 == 0 or step + 1 == run.steps:
             loss, psnr, noise = (float(figures[name]) for name in ("loss", "psnr", "noise"))
-            print(f"step {step}: loss {loss:.4f}, {psnr:.1f} dB, noise {noise:.3f}, {run.seconds:.0f} s", flush=True)
-        if run.out_of_time:
-            break
-        if run.save_is_due:
-            save()
-    save()
-    print(f"{step} of {run.steps} steps, {run.seconds:.0f} s", flush=True)
+            run.log(step, f"loss {loss:.4f}, {psnr:.1f} dB, noise {noise:.3f}")
 
 
 if __name__ == "__main__":

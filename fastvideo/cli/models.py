@@ -3,11 +3,15 @@
 from __future__ import annotations
 
 import json
-from typing import Annotated, Any
+from collections.abc import Mapping
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
 from .options import DEBUG
+
+if TYPE_CHECKING:
+    from ..frontends.families import Family
 
 
 def models(
@@ -39,20 +43,24 @@ def known_models() -> list[dict[str, Any]]:
     from ..frontends.families import FAMILIES
 
     shipped = [
-        (model_id, loading.read_family(model_id), loading.read_defaults(model_id)) for model_id in hub.built_in()
+        _entry(model_id, loading.read_family(model_id), loading.read_defaults(model_id), built_in=True)
+        for model_id in hub.built_in()
     ]
     known = [
-        (model_id, family, family.defaults_for(model_id)) for family in FAMILIES for model_id in family.ids or (None,)
+        _entry(model_id, family, family.defaults_for(model_id), built_in=False)
+        for family in FAMILIES
+        for model_id in family.ids or (None,)
     ]
-    return [
-        {
-            "id": model_id,
-            "family": family.name,
-            "pipeline_class": family.pipeline_class,
-            "takes_picture": family.picture is not None,
-            "needs_picture": family.picture is not None and family.picture.required,
-            "built_in": number < len(shipped),
-            "defaults": dict(defaults),
-        }
-        for number, (model_id, family, defaults) in enumerate([*shipped, *known])
-    ]
+    return shipped + known
+
+
+def _entry(model_id: str | None, family: Family, defaults: Mapping[str, Any], *, built_in: bool) -> dict[str, Any]:
+    return {
+        "id": model_id,
+        "family": family.name,
+        "pipeline_class": family.pipeline_class,
+        "takes_picture": family.picture is not None,
+        "needs_picture": family.picture is not None and family.picture.required,
+        "built_in": built_in,
+        "defaults": dict(defaults),
+    }

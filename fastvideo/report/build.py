@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from collections import Counter
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, replace
@@ -17,7 +16,16 @@ from fastvideo_ir.verifier import exchange_axis
 
 from ..backends import attention
 from ..frontends.capture import Captured, ModuleCall
-from ..passes.analysis import Comparison, Gathers, NodeTimes, Whole, predict_eager_memory, weight_bytes, whole_ops
+from ..passes.analysis import (
+    Comparison,
+    Gathers,
+    NodeTimes,
+    Whole,
+    local_bytes,
+    predict_eager_memory,
+    weight_bytes,
+    whole_ops,
+)
 from ..passes.planner.cost import Hardware
 from ..planned import Planned
 from ..settings import Settings
@@ -177,13 +185,10 @@ def _invariant(subject: Subject) -> InvariantReport | None:
     program = subject.planned.program
     paths = subject.captured.call.paths
     names = tuple(paths[index] for index in subject.invariant)
-    kept = [ir.tensor_type(node) for node in program.nodes if node.target is memory.keep]
+    kept = [node for node in program.nodes if node.target is memory.keep]
     if not kept:
         return InvariantReport(names, 0, 0, 0) if names and not subject.planned.target.invariant else None
-    places = map(program.mesh.coordinates, range(program.mesh.num_ranks))
-    largest = max(
-        sum(math.prod(kind.local_shape(program.mesh, at)) * kind.dtype.itemsize for kind in kept) for at in places
-    )
+    largest = max(sum(local_bytes(program, node, rank) for node in kept) for rank in range(program.mesh.num_ranks))
     return InvariantReport(names, len(kept), largest, memory.MOST_INVARIANT)
 
 

@@ -23,11 +23,13 @@ REFUSED: dict[str, dict[str, str]] = {}
 _ONE_ROW = "linear of the timestep's one row, against few tokens: its weight stays whole on sp"
 _CAUSAL = "causal attention, of which heads alone can be cut: 12 on 8 ranks"
 _ROUTED = "index by the router's choice reads all tokens; what else reads the gather would take 2 % less without"
+_ONE_HEAD = "attention of one head, under 2 % of the work: sp cuts its tokens, and tp the channels around it"
 EXCEPTIONS: dict[tuple[str, str, str], str] = {
     ("T5Film", "sp=[48]*", WORK): _ONE_ROW,
     ("AceStep", "sp=8", WORK): _ONE_ROW,
     ("MiniMaxMusic3Depth", "?p=8, 12 heads", ATTENTION): _CAUSAL,
     ("NucleusMoE", "sp=2 tp=2", GATHER): _ROUTED,
+    ("HunyuanVideoDecoder", "sp=[24] tp=2", ATTENTION): _ONE_HEAD,
 }
 """Class, pattern of settings and bound to the op that forces it. An error is never among them."""
 

@@ -6,7 +6,7 @@ import inspect
 import math
 import re
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, fields
 
 from torch import Tensor
 
@@ -19,7 +19,7 @@ AXES = ("dp", "cfg", "ring", "sp", "tp")
 """Outermost first: ranks that talk most are neighbours."""
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, repr=False)
 class Parallel:
     """A pinned division of the work. Axes multiply: ``Parallel(cfg=2, sp=4)`` takes eight ranks.
 
@@ -86,6 +86,13 @@ class Parallel:
                 raise InvalidArgumentError(
                     f"the placement of {name!r} is over {axis!r}, which has one rank", hint=f"give {axis}= its ranks"
                 )
+
+    def __repr__(self) -> str:
+        given = {part.name: getattr(self, part.name) for part in fields(self)}
+        told = {name: value for name, value in given.items() if value and not (name in AXES and value == 1)}
+        if self.shard_params is False:
+            told["shard_params"] = False
+        return f"Parallel({', '.join(f'{name}={value!r}' for name, value in told.items())})"
 
     @property
     def num_ranks(self) -> int:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import asdict, dataclass, fields
 from typing import Any, Self
 
@@ -38,6 +38,11 @@ class PipelineConfig:
     offload: str | None = None
     max_memory: int | str | None = None
 
+    def __new__(cls, *given: Any, **named: Any) -> Self:
+        """Refuses unknown names as all of the face does. Raises UnknownNameError."""
+        _refuse_unknown(cls, named)
+        return super().__new__(cls)
+
     @classmethod
     def load(cls, file: str | os.PathLike[str], **overrides: Any) -> Self:
         """From a YAML or JSON file; ``overrides`` go before it.
@@ -47,10 +52,7 @@ class PipelineConfig:
             UnknownNameError: an entry has another name; tells the nearest.
         """
         entries = {str(name): value for name, value in read_mapping(file).items()}
-        known = [field.name for field in fields(cls)]
-        for name in {**entries, **overrides}:
-            if name not in known:
-                raise UnknownNameError("entry of a pipeline config", name, known)
+        _refuse_unknown(cls, {**entries, **overrides})
         if isinstance(entries.get("parallel"), Mapping):
             entries["parallel"] = Parallel(**entries["parallel"])
         return cls(**{**entries, **overrides})
@@ -67,6 +69,13 @@ class PipelineConfig:
         """The arguments that are not None."""
         values = {field.name: getattr(self, field.name) for field in fields(self)}
         return {name: value for name, value in values.items() if value is not None}
+
+
+def _refuse_unknown(config: type[PipelineConfig], names: Iterable[str]) -> None:
+    known = [field.name for field in fields(config)]
+    for name in names:
+        if name not in known:
+            raise UnknownNameError("entry of a pipeline config", name, known)
 
 
 def _plain(name: str, value: Any) -> Any:

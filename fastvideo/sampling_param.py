@@ -8,6 +8,8 @@ from collections.abc import Mapping
 from dataclasses import dataclass, fields
 from typing import Any, Self
 
+import numpy as np
+
 import fastvideo_ir as ir
 
 from .config_files import read_mapping, write_mapping
@@ -123,6 +125,7 @@ def resolve_request(
     given = {**(sampling_param.given() if sampling_param else {}), **SamplingParam(**overrides).given()}
     if "prompt" not in given:
         raise ir.errors.InvalidArgumentError("no prompt was given", hint="say in words what the video shows")
+    given = {name: int(value) if isinstance(value, np.integer) else value for name, value in given.items()}
     given.setdefault("seed", secrets.randbelow(2**31))
     return GenerationRequest(**{**defaults, **given})
 

@@ -26,7 +26,7 @@ from .passes.planner.hardware import AUTO, named_hardware
 from .passes.quantize_linear import QuantizeLinear
 from .passes.shard_params import ShardParams
 from .passes.split_invariant import SplitInvariant
-from .runtime.devices import free_memory, resolve_device
+from .runtime.devices import check_cpu_processes, free_memory, resolve_device
 
 BACKEND_VARIABLE = "FASTVIDEO_ATTENTION_BACKEND"
 DUMP_VARIABLE = "FASTVIDEO_DUMP"
@@ -130,7 +130,9 @@ def resolve_settings(
     num_ranks = num_gpus if num_gpus is not None else parallel.num_ranks if parallel else 1
     resolve_device("cpu", num_ranks)  # refuses a count that is none
     if parallel is not None and parallel.num_ranks != num_ranks:
-        raise InvalidArgumentError(f"{parallel} is for {parallel.num_ranks} ranks, but num_gpus={num_ranks}")
+        raise InvalidArgumentError(
+            f"{parallel} is for {parallel.num_ranks} ranks, but num_gpus={num_ranks}", hint="leave num_gpus out"
+        )
     if executor == "auto":
         executor = "local" if num_ranks == 1 else "mp"
     if executor == "local" and num_ranks > 1:
@@ -144,6 +146,8 @@ def resolve_settings(
     limit = None if max_memory is None else as_bytes(max_memory)
     dump = _dump_directory(environment)
     place = resolve_device(device, 1 if executor == "simulated" else num_ranks)
+    if place.type == "cpu" and executor == "mp":
+        check_cpu_processes(num_ranks)
     memory = free_memory(place, 1 if executor == "simulated" else num_ranks) if limit is None else limit
     generator = environment.get(CODEGEN_VARIABLE) or ("inductor" if place.type == "cuda" else "eager")
     codegen.named(generator)

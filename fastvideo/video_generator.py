@@ -256,9 +256,9 @@ class VideoGenerator(LoraMethods):
         """
         context = self._pipeline.context
         prompts, is_several = prompts_of(prompt, prompt_path)
-        requests = [_resolve(context.pipeline, text, sampling_param, overrides) for text in prompts]
-        for request in requests:
-            validate_request(request, context.pipeline)
+        if on_step is not None and not callable(on_step):
+            raise ir.errors.InvalidArgumentError(f"on_step must be a function of a StepInfo, got {on_step!r}")
+        requests = _checked(context.pipeline, prompts, sampling_param, overrides)
         places = [check_output(output_path, output_format, r.num_frames) if save_video else None for r in requests]
         results: list[VideoResult] = []
         for group in groups(len(requests), self._settings):
@@ -329,8 +329,7 @@ class VideoGenerator(LoraMethods):
             As :meth:`from_pretrained` for the folder, and as :meth:`generate_video` for the request.
         """
         pipeline = loading.open_pipeline(path, weights=False)
-        for text in prompts_of(prompt, prompt_path)[0]:
-            validate_request(_resolve(pipeline, text, sampling_param, overrides), pipeline)
+        _checked(pipeline, prompts_of(prompt, prompt_path)[0], sampling_param, overrides)
 
     @property
     def compiled_models(self) -> list[CompiledModel]:
@@ -364,12 +363,13 @@ class VideoGenerator(LoraMethods):
             )
 
 
-def _resolve(
+def _checked(
     pipeline: loading.PipelineFolder,
-    prompt: str | None,
+    prompts: Sequence[str | None],
     sampling_param: SamplingParam | None,
     overrides: Mapping[str, Any],
-) -> GenerationRequest:
+) -> list[GenerationRequest]:
+    """Requests that the pipeline can serve. Raises InvalidArgumentError, which tells which prompt of several it is."""
     for name in _VIDEO_FIELDS:
         if name in overrides:
             raise ir.errors.InvalidArgumentError(
@@ -377,7 +377,18 @@ def _resolve(
                 f"not from a video, got {name}=…",
                 hint="leave it out; no family does video-to-video",
             )
-    return resolve_request(pipeline.preset.values, sampling_param, {"prompt": prompt, **overrides})
+    requests = []
+    for number, prompt in enumerate(prompts, 1):
+        request = resolve_request(pipeline.preset.values, sampling_param, {"prompt": prompt, **overrides})
+        try:
+            validate_request(request, pipeline)
+        except ir.errors.InvalidArgumentError as error:
+            if number == 1:  # what is wrong with all of them is found with the first
+                raise
+            which = f"prompt {number} of {len(prompts)}: {error.message}"
+            raise ir.errors.InvalidArgumentError(which, hint=error.hint) from error
+        requests.append(request)
+    return requests
 
 
 def _refuse_unknown(unknown: Collection[str]) -> None:

@@ -29,6 +29,11 @@ def local_folder(path_or_id: str | os.PathLike[str]) -> Path | None:
         PipelineLoadError: it is neither a folder here nor of the form of a hub id.
         UnknownNameError: it is of the form of a pipeline that comes with the package, and none is called so.
     """
+    if not isinstance(path_or_id, str | os.PathLike) or not os.fspath(path_or_id):
+        raise ir.errors.PipelineLoadError(
+            f"a pipeline is named by a folder or a hub id, got {path_or_id!r}",
+            hint="give a folder in Diffusers layout, or an id of the form owner/name",
+        )
     text = os.fspath(path_or_id)
     folder = Path(text).expanduser()
     if folder.is_dir():

@@ -221,8 +221,9 @@ def read_defaults(path_or_id: str | os.PathLike[str]) -> Mapping[str, Any]:
     Raises:
         PipelineLoadError: it is no pipeline, or one without a family.
     """
+    local = hub.local_folder(path_or_id)
     source = os.fspath(path_or_id)
-    folder = hub.local_folder(path_or_id) or hub.fetch_model_index(source)
+    folder = local or hub.fetch_model_index(source)
     family = select_family(_read_model_index(folder), source)
     if source in family.ids:
         return with_shipped(family.preset_for(source), folder).values
@@ -242,8 +243,8 @@ def open_pipeline(
     Raises:
         PipelineLoadError: it is no pipeline, its family is not known, or a file is missing or damaged.
     """
-    source = os.fspath(path_or_id)
     folder = hub.local_folder(path_or_id)
+    source = os.fspath(path_or_id)
     if folder is None:
         family = read_family(path_or_id)
         folder = hub.fetch_components(source, family.roles, weights=weights, skip=skip)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import sys
 from functools import lru_cache
 
@@ -47,6 +48,21 @@ def resolve_device(device: str | torch.device | None, num_gpus: int) -> torch.de
             hint="pass a smaller num_gpus, or device='cpu' to run the ranks as processes on the CPU",
         )
     return torch.device("cuda", first)
+
+
+def check_cpu_processes(num_processes: int) -> None:
+    """Refuse to start so many processes on the CPU that they would bring the machine down.
+
+    Raises:
+        InvalidArgumentError: they are more than a few for each core that this process may use.
+    """
+    cores = len(os.sched_getaffinity(0))
+    most = max(16, 4 * cores)
+    if num_processes > most:
+        raise ir.errors.InvalidArgumentError(
+            f"num_gpus={num_processes} was asked for, but on the CPU each rank is a process, and it has {cores} cores",
+            hint=f"use num_gpus={most} or less, or executor='simulated', which runs all ranks in this process",
+        )
 
 
 def rank_device(device: torch.device, rank: int) -> torch.device:

@@ -1,4 +1,4 @@
-"""``fastvideo generate``: a video from a prompt, or one from each line of a file."""
+"""``fastvideo generate``: a video from each prompt, or from each line of a file."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ OWN = {"model", "prompt_file", "lora", "output", "output_format", "progress"}
 
 def generate(
     model: Annotated[str | None, typer.Option(help="Pipeline folder in Diffusers layout, or hub id.")] = None,
-    prompt: Annotated[str | None, typer.Option(help="What the video shows.")] = None,
+    prompt: Annotated[list[str] | None, typer.Option(help="What the video shows; each of several makes one.")] = None,
     prompt_file: Annotated[Path | None, typer.Option(help="Text file with a prompt on each line.")] = None,
     negative_prompt: Annotated[str | None, typer.Option(help="What to avoid.")] = None,
     image: Annotated[Path | None, typer.Option(help="Picture that the video starts from.")] = None,
@@ -52,11 +52,15 @@ def generate(
     ] = None,
     max_memory: Annotated[str | None, typer.Option(help="What one device may give, such as 24GiB.")] = None,
     executor: Annotated[str | None, typer.Option(help="auto, local, simulated or mp.")] = None,
+    quantization: Annotated[str | None, typer.Option(help="8-bit linear layers: fp8 or int8; not exact.")] = None,
+    cache: Annotated[str | None, typer.Option(help="Leave blocks out: first-block:0.1; not exact.")] = None,
+    compile_encoders: Annotated[bool | None, typer.Option(help="Text and image encoders on the ranks too.")] = None,
+    compile_vae: Annotated[bool | None, typer.Option(help="The VAE decodes on the ranks too.")] = None,
     passes: Annotated[str | None, typer.Option(help='Passes, such as "default,-pack-collectives".')] = None,
     progress: Annotated[bool | None, typer.Option(help="Show a progress bar on a terminal.")] = None,
     debug: DEBUG = False,
 ) -> None:
-    """Generate a video from a prompt, or one from each line of a file."""
+    """Generate a video from each prompt, or from each line of a file."""
     options = {k: v for k, v in locals().items() if k not in ("config", "debug") and v is not None}
 
     from fastvideo_ir.errors import InvalidArgumentError
@@ -79,6 +83,8 @@ def generate(
         options["parallel"] = as_parallel(options["parallel"])
     model = str(options["model"])
     request = {name: value for name, value in options.items() if name in sampling}
+    if isinstance(request.get("prompt"), list) and len(request["prompt"]) == 1:
+        [request["prompt"]] = request["prompt"]
     if "prompt_file" in options:
         request["prompt_path"] = options["prompt_file"]
     place = Path(options.get("output", "outputs"))

@@ -24,6 +24,7 @@ from .video import write_mp4
 _LOG = logging.getLogger(__name__)
 _OTHER_KINDS = frozenset({".avi", ".jpeg", ".jpg", ".mkv", ".mov", ".webm", ".webp"})
 _MAX_NAME_BYTES = 100  # file systems allow 255; the rest is for a number and the ending
+_MAX_PART_BYTES = 240
 
 Write = Callable[[Path, np.ndarray, float, Metadata], None]
 """Writes frames ``(frames, height, width, 3)`` at a rate, with what the file shall say of itself."""
@@ -82,11 +83,20 @@ def check_output(
 
     Raises:
         UnknownNameError: there is no such format.
-        InvalidArgumentError: it cannot be written, or asks for another kind of file.
+        InvalidArgumentError: it is no path, cannot be written, or asks for another kind of file.
     """
     if output_format is not None and output_format not in FORMATS:
         raise ir.errors.UnknownNameError("output_format", str(output_format), FORMATS)
+    if not isinstance(output_path, str | os.PathLike):
+        raise ir.errors.InvalidArgumentError(
+            f"output_path must be a folder or a file name, got {output_path!r}", hint="use save_video=False for no file"
+        )
     path = Path(output_path).expanduser()
+    longest = max(len(part.encode(errors="surrogateescape")) for part in path.parts or ("",))
+    if longest > _MAX_PART_BYTES:
+        raise ir.errors.InvalidArgumentError(
+            f"output_path has a name of {longest} bytes, and {_MAX_PART_BYTES} are the most", hint="use a shorter one"
+        )
     suffix = path.suffix.lower()
     if suffix in _OTHER_KINDS:
         raise ir.errors.InvalidArgumentError(
@@ -106,6 +116,11 @@ def check_output(
             hint=f"use output_path='{path.with_suffix('')}' with output_format='png' for a folder of pictures",
         )
     folder = path.parent if is_file_name else path
+    for part in (folder, *folder.parents):
+        if part.exists() and not part.is_dir():
+            raise ir.errors.InvalidArgumentError(
+                f"the output folder '{folder}' cannot be made: '{part}' is a file", hint="choose another folder"
+            )
     try:
         folder.mkdir(parents=True, exist_ok=True)
         with tempfile.TemporaryFile(dir=folder):

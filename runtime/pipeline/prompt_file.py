@@ -15,6 +15,10 @@ def read_prompts(prompt_path: str | os.PathLike[str]) -> list[str]:
         InvalidArgumentError: the file cannot be read, or holds none.
     """
     path = Path(prompt_path).expanduser()
+    if path.is_dir():
+        raise ir.errors.InvalidArgumentError(
+            f"the prompt file '{path}' is a folder", hint="name a text file with a prompt on each line"
+        )
     try:
         text = path.read_text(encoding="utf-8-sig")
     except FileNotFoundError as error:

@@ -35,13 +35,17 @@ def validate_request(request: GenerationRequest, pipeline: PipelineFolder) -> No
     """
     geometry, family = LatentGeometry.of(pipeline), pipeline.family
     if not isinstance(request.prompt, str):
-        raise ir.errors.InvalidArgumentError(f"the prompt must be one text, got {request.prompt!r}", hint=_SAY)
+        raise ir.errors.InvalidArgumentError(
+            f"the prompt must be one text, got {request.prompt!r}", hint=f"{_SAY}, or give a list of texts"
+        )
     if not request.prompt.strip():
         raise ir.errors.InvalidArgumentError("the prompt is empty", hint=_SAY)
+    _check_text("the prompt", request.prompt)
     if not isinstance(request.negative_prompt, str):
         raise ir.errors.InvalidArgumentError(
             f"negative_prompt must be text, got {request.negative_prompt!r}", hint='"" means none'
         )
+    _check_text("negative_prompt", request.negative_prompt)
     _check_size("height", request.height, geometry.height_multiple)
     _check_size("width", request.width, geometry.width_multiple)
     if family.size_is_fixed_if is not None and pipeline.config_value(family.size_is_fixed_if):
@@ -98,6 +102,16 @@ def _check_picture(request: GenerationRequest, family: Family) -> None:
             f"{family.name} makes videos from text alone and takes no picture", hint="leave image out"
         )
     read_picture(request.image)
+
+
+def _check_text(name: str, text: str) -> None:
+    try:
+        text.encode()
+    except UnicodeEncodeError as error:
+        raise ir.errors.InvalidArgumentError(
+            f"{name} holds half a character at position {error.start}, got {text!r}",
+            hint="decode it anew from where it comes from",
+        ) from error
 
 
 def _check_size(name: str, value: Any, multiple: int) -> None:

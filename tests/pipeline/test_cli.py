@@ -32,6 +32,9 @@ def test_generate(folder: Path, tmp_path: Path, capfd: pytest.CaptureFixture[str
     assert out.startswith(f"{path}  (seed 3; ") and err == ""
     frames, rate, _ = decode(path)
     assert frames.shape == (5, 48, 80, 3) and rate == 8
+    two = ["--prompt", "a cat", "--prompt", "a dog", "--output", str(tmp_path / "two")]
+    assert run_cli("--model", str(folder), *two, *SMALL) == 0
+    assert sorted(path.name for path in (tmp_path / "two").iterdir()) == ["a-cat.mp4", "a-dog.mp4"]
 
 
 REFUSALS: list[tuple[list[str], int, str]] = [
@@ -56,6 +59,9 @@ REFUSALS: list[tuple[list[str], int, str]] = [
         2,
         "the output folder '/proc/nothing' cannot be written: No such file or directory (choose another folder",
     ),
+    (["--prompt", "x", "--prompt", " "], 2, "prompt 2 of 2: the prompt is empty (say in words what the video shows)"),
+    (["--prompt-file", "/proc"], 2, "the prompt file '/proc' is a folder (name a text file with a prompt on each"),
+    (["--prompt", "x", "--quantization", "fp3", "--device", "cpu"], 2, "unknown quantization 'fp3'; known: fp8, int8"),
     (["--prompt", "x", "--device", "gpu"], 2, "'gpu' is not a device; expected e.g. 'cuda' or 'cpu'"),
     (["--prompt", "x", "--num-gpus", "0"], 2, "num_gpus must be an integer of at least 1, got 0"),
     (

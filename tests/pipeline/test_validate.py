@@ -15,7 +15,16 @@ from .small_request import small_request
 REFUSALS: list[tuple[dict[str, Any], str, str | None]] = [
     ({"prompt": ""}, "the prompt is empty", "say in words what the video shows"),
     ({"prompt": " \n"}, "the prompt is empty", "say in words what the video shows"),
-    ({"prompt": ["a", "b"]}, "the prompt must be one text, got ['a', 'b']", "say in words what the video shows"),
+    (
+        {"prompt": ["a", "b"]},
+        "the prompt must be one text, got ['a', 'b']",
+        "say in words what the video shows, or give a list of texts",
+    ),
+    (
+        {"prompt": "a \ud800"},
+        "the prompt holds half a character at position 2, got 'a \\ud800'",
+        "decode it anew from where it comes from",
+    ),
     (
         {"height": 481},
         "height must be a multiple of 16 pixels for this VAE and transformer, got 481",

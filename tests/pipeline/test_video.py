@@ -112,10 +112,14 @@ def test_check_output(tmp_path: Path) -> None:
         with pytest.raises(ir.errors.InvalidArgumentError, match=message):
             check_output(tmp_path / path, name, 9)
     (tmp_path / "file").touch()
-    with pytest.raises(
-        ir.errors.InvalidArgumentError, match=r"the output folder '.*file' cannot be written: File exists"
+    for output, message in (
+        (tmp_path / "file", "the output folder '.*file' cannot be made: '.*file' is a file"),
+        (tmp_path / "file/deep/a.mp4", "'.*file/deep' cannot be made: '.*file' is a file"),
+        (tmp_path / ("x" * 300 + ".mp4"), "a name of 304 bytes, and 240 are the most"),
+        (None, "output_path must be a folder or a file name, got None"),
     ):
-        check_output(tmp_path / "file")
+        with pytest.raises(ir.errors.InvalidArgumentError, match=message):
+            check_output(output)
     with pytest.raises(ir.errors.InvalidArgumentError, match=r"the output folder '/proc/nothing' cannot be written"):
         check_output("/proc/nothing")
 

@@ -14,6 +14,7 @@ import torch
 import fastvideo_ir as ir
 from fastvideo.frontends import loading
 from fastvideo.parallel import Parallel
+from fastvideo.pipeline_config import PipelineConfig
 from fastvideo.prompts import groups
 from fastvideo.runtime.pipeline import StepInfo, output_file
 from fastvideo.runtime.pipeline.metadata import read_metadata
@@ -229,17 +230,21 @@ def test_full_disk_keeps_the_frames(folder: Path, tmp_path: Path, monkeypatch: p
 
 def test_wrong_requests_reach_no_stage(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     with make(folder) as generator:
-        monkeypatch.setattr(generator._pipeline, "run", None)
+        monkeypatch.setattr(generator._pipeline, "run_together", None)
         for changes, message in (
             ({"num_frames": 10}, "the nearest values are 9 or 13"),
             ({"prompt": None}, "no prompt was given"),
             ({"prompt_path": "/nothing.txt"}, "both a prompt and a prompt file"),
             ({"prompt": None, "prompt_path": "/nothing.txt"}, "'/nothing.txt' does not exist"),
+            ({"prompt": ["a cat", ""]}, "prompt 2 of 2: the prompt is empty"),
+            ({"on_step": 3}, "on_step must be a function of a StepInfo, got 3"),
             ({"num_frame": 9}, "did you mean 'num_frames'"),
             ({"save_video": True, "output_path": "/proc/nothing"}, "cannot be written"),
         ):
             with pytest.raises(ir.errors.InvalidArgumentError, match=message):
                 generate(generator, **changes)
+        monkeypatch.undo()
+        assert generate(generator, num_frames=np.int64(1), num_inference_steps=np.int32(1)).latents.shape[2] == 1
 
 
 def test_closed(folder: Path) -> None:
@@ -266,6 +271,11 @@ def test_wrong_arguments_load_nothing(folder: Path, monkeypatch: pytest.MonkeyPa
     ):
         with pytest.raises(ir.errors.InvalidArgumentError, match=message):
             make(folder, **options)
+    with pytest.raises(ir.errors.UnknownNameError, match=r"entry of a pipeline config 'num_gpu'.*'num_gpus'"):
+        PipelineConfig(num_gpu=2)
+    for nothing in (None, "", 3):
+        with pytest.raises(ir.errors.PipelineLoadError, match="a pipeline is named by a folder or a hub id, got"):
+            make(nothing)
 
 
 def test_more_gpus_than_there_are_load_nothing(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -31,7 +31,9 @@ def apply_numeric_settings(settings: Mapping[str, Any]) -> None:
     for name, allowed in settings["cuda_matmul"].items():
         setattr(torch.backends.cuda.matmul, name, allowed)
     torch.set_default_dtype(ir.types.DTYPES_BY_NAME[settings["default_dtype"]])
-    torch.use_deterministic_algorithms(settings["deterministic"], warn_only=settings["deterministic_warn_only"])
+    if any(numeric_settings()[name] != settings[name] for name in ("deterministic", "deterministic_warn_only")):
+        # Only then: it imports Inductor, which takes as long as all else that a process does to start.
+        torch.use_deterministic_algorithms(settings["deterministic"], warn_only=settings["deterministic_warn_only"])
 
 
 def _backend(name: str) -> Any:

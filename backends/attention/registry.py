@@ -16,6 +16,7 @@ from fastvideo_ir.ops.attention import (
     register_attention_op,
     ring_forms,
 )
+from fastvideo_ir.ops.custom import custom_op
 from fastvideo_ir.ops.ring import define_ring_forms
 
 from .base import AttentionBackend
@@ -46,7 +47,7 @@ def register(backend: AttentionBackend, own_op: Any = None) -> None:
 def _make_op(backend: AttentionBackend) -> Any:
     name = backend.name.lower()
 
-    @torch.library.custom_op(f"{NAMESPACE}::{name}", mutates_args=())
+    @custom_op(f"{NAMESPACE}::{name}")
     def op(
         q: Tensor, k: Tensor, v: Tensor, mask: Tensor | None = None, scale: float | None = None, causal: bool = False
     ) -> Tensor:

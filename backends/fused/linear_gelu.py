@@ -12,11 +12,12 @@ from torch import Tensor, fx
 from torch.utils.flop_counter import register_flop_formula
 
 import fastvideo_ir as ir
+from fastvideo_ir.ops.custom import custom_op
 from fastvideo_ir.ops.define import operand_shapes
 from fastvideo_ir.ops.matmul import linear_flops
 
 
-@torch.library.custom_op("fv::linear_gelu", mutates_args=())
+@custom_op("fv::linear_gelu")
 def linear_gelu(x: Tensor, weight: Tensor, bias: Tensor) -> Tensor:
     """``gelu(x @ weight.T + bias, approximate="tanh")``.
 

@@ -12,12 +12,13 @@ from torch import Tensor, fx
 
 import fastvideo_ir as ir
 from fastvideo_ir.graph import bind, operand_type
+from fastvideo_ir.ops.custom import custom_op
 from fastvideo_ir.ops.define import broadcast
 
 from .quantization import widened
 
 
-@torch.library.custom_op("fv::modulated_norm", mutates_args=())
+@custom_op("fv::modulated_norm")
 def modulated_norm(
     x: Tensor,
     weight: Tensor | None,
@@ -52,7 +53,7 @@ def modulated_norm(
     return _modulated(x, weight, bias, scale, shift, eps, rms, dtype)
 
 
-@torch.library.custom_op("fv::add_norm", mutates_args=())
+@custom_op("fv::add_norm")
 def add_norm(
     x: Tensor,
     y: Tensor,

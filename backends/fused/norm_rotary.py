@@ -13,6 +13,7 @@ from torch import Tensor, fx
 
 import fastvideo_ir as ir
 from fastvideo_ir.graph import bind, operand_type
+from fastvideo_ir.ops.custom import custom_op
 from fastvideo_ir.ops.define import broadcast
 
 from .modulated_norm import has_kernel, normalized
@@ -28,7 +29,7 @@ def rotary_fits(shape: tuple[int, ...], joint: bool) -> bool:
     return (rows if joint else 1) * channels <= _LARGEST_TILE
 
 
-@torch.library.custom_op("fv::norm_rotary", mutates_args=())
+@custom_op("fv::norm_rotary")
 def norm_rotary(
     x: Tensor,
     cos: Tensor,

@@ -16,6 +16,7 @@ from torch import Tensor, fx
 from torch.utils.flop_counter import register_flop_formula
 
 import fastvideo_ir as ir
+from fastvideo_ir.ops.custom import custom_op
 from fastvideo_ir.ops.define import operand_shapes
 
 from .quantization import OF_DTYPE, multiplied, quantized
@@ -26,7 +27,7 @@ _FEWEST_ROWS = 32
 """``torch._int_mm`` takes more than 16 rows."""
 
 
-@torch.library.custom_op("fv::quantize_tokens", mutates_args=())
+@custom_op("fv::quantize_tokens")
 def quantize_tokens(x: Tensor, dtype: torch.dtype, gelu: bool = False) -> tuple[Tensor, Tensor]:
     """Codes with one scale per token.
 
@@ -50,7 +51,7 @@ def _(x: Tensor, dtype: torch.dtype, gelu: bool = False) -> tuple[Tensor, Tensor
     return x.new_empty(x.shape, dtype=dtype), x.new_empty((*x.shape[:-1], 1), dtype=torch.float32)
 
 
-@torch.library.custom_op("fv::scaled_linear", mutates_args=())
+@custom_op("fv::scaled_linear")
 def scaled_linear(
     codes: Tensor, scales: Tensor, weight: Tensor, weight_scales: Tensor, bias: Tensor | None, dtype: torch.dtype
 ) -> Tensor:

@@ -15,11 +15,12 @@ from ..factors import DimExpr, FactorRule, RuleBuilder, Travel, product
 from ..graph import bind, operand_type, tensor_operands
 from ..program import Stage
 from ..types import TensorType
+from .custom import custom_op
 from .define import aten, broadcast, define, operand_shapes, or_empty, result_shape
 from .registry import OpDef, registry
 
 
-@torch.library.custom_op("fv::attention", mutates_args=())
+@custom_op("fv::attention")
 def attention(
     q: Tensor, k: Tensor, v: Tensor, mask: Tensor | None = None, scale: float | None = None, causal: bool = False
 ) -> Tensor:

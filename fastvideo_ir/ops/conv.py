@@ -14,6 +14,7 @@ from torch import Tensor, fx
 from ..factors import DimExpr, FactorRule, RuleBuilder, product
 from ..graph import bind, tensor_operands
 from ..program import Stage, tensor_type
+from .custom import custom_op
 from .define import aten, define, operand_shapes, result_shape, whole_rule
 from .registry import OpDef, RankView, registry, target_name
 
@@ -107,7 +108,7 @@ def conv_rule(node: fx.Node) -> FactorRule:
     return builder.rule([before, weight], [after], linear=((0,), (1,)))
 
 
-@torch.library.custom_op("fv::channel_bias", mutates_args=())
+@custom_op("fv::channel_bias")
 def channel_bias(bias: Tensor, shape: Sequence[int]) -> Tensor:
     """``bias`` spread over dim 1 of a tensor of ``shape``: a convolution of no channels at all."""
     return bias.view(-1, *[1] * (len(shape) - 2)).expand(shape).contiguous()

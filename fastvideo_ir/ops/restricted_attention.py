@@ -8,10 +8,11 @@ from torch.utils.flop_counter import register_flop_formula
 
 from ..graph import bind
 from .attention import attention, attention_flop_count, attention_flops, attention_rule, empty_result
+from .custom import custom_op
 from .registry import OpDef, registry
 
 
-@torch.library.custom_op("fv::attention_among", mutates_args=())
+@custom_op("fv::attention_among")
 def attention_among(
     q: Tensor,
     k: Tensor,

@@ -18,6 +18,7 @@ from torch.utils.flop_counter import register_flop_formula
 
 from ..program import Stage
 from .attention import RingForms, attention, attention_flop_count, empty_result, register_attention_op
+from .custom import custom_op
 from .registry import OpDef, registry
 
 Attention = Callable[[Tensor, Tensor, Tensor, Tensor | None, float | None, bool], Tensor]
@@ -39,7 +40,7 @@ def define_ring_forms(qualified: str, whole: Attention, with_lse: AttentionWithL
             :func:`lse_dtype`; ``-inf`` and zeros for a query that sees no key.
     """
 
-    @torch.library.custom_op(f"{qualified}_lse", mutates_args=())
+    @custom_op(f"{qualified}_lse")
     def chunk(
         q: Tensor, k: Tensor, v: Tensor, mask: Tensor | None = None, scale: float | None = None, causal: bool = False
     ) -> tuple[Tensor, Tensor]:
@@ -54,7 +55,7 @@ def define_ring_forms(qualified: str, whole: Attention, with_lse: AttentionWithL
     ) -> tuple[Tensor, Tensor]:
         return empty_result(q, v), q.new_empty(q.shape[:3], dtype=lse_dtype(q.dtype))
 
-    @torch.library.custom_op(f"{qualified}_ring", mutates_args=())
+    @custom_op(f"{qualified}_ring")
     def ring(
         q: Tensor,
         k: Tensor,

@@ -9,13 +9,15 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
+from fastvideo_ir.ops.custom import custom_op
+
 
 def own_rank() -> int:
     """The rank of this process: workers are told on their command line."""
     return next((int(argument.split("=")[1]) for argument in sys.argv if argument.startswith("--rank=")), 0)
 
 
-@torch.library.custom_op("fvtest::fault", mutates_args=())
+@custom_op("fvtest::fault")
 def fault(x: Tensor, kind: str, rank: int) -> Tensor:
     if own_rank() == rank:
         match kind:

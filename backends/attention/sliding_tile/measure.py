@@ -10,11 +10,12 @@ from torch import Tensor, fx
 import fastvideo_ir as ir
 from fastvideo_ir.graph import bind, operand_type
 from fastvideo_ir.ops.attention import attention_flops
+from fastvideo_ir.ops.custom import custom_op
 
 from .op import sliding_tile_attention
 
 
-@torch.library.custom_op("fv_attn::window_errors", mutates_args=())
+@custom_op("fv_attn::window_errors")
 def window_errors(
     q: Tensor,
     k: Tensor,

@@ -13,6 +13,7 @@ import fastvideo_ir as ir
 from fastvideo_ir.factors import product
 from fastvideo_ir.graph import bind, operand_type
 from fastvideo_ir.ops.attention import attention_flop_count, attention_flops, empty_result
+from fastvideo_ir.ops.custom import custom_op
 from fastvideo_ir.ops.define import broadcast
 
 from .geometry import Tiling
@@ -21,7 +22,7 @@ from .reference import natural_positions, sliding_tile_reference
 NAME = "fv_attn.sliding_tile_attn"
 
 
-@torch.library.custom_op("fv_attn::sliding_tile_attn", mutates_args=())
+@custom_op("fv_attn::sliding_tile_attn")
 def sliding_tile_attention(
     q: Tensor,
     k: Tensor,
@@ -140,7 +141,7 @@ ir.ops.registry.register(
 )
 
 
-@torch.library.custom_op("fv_attn::tile_order", mutates_args=())
+@custom_op("fv_attn::tile_order")
 def tile_order(
     grid: Sequence[int], tile: Sequence[int], start: int, length: int, inverse: bool, device: torch.device
 ) -> Tensor:

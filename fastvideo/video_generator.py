@@ -49,8 +49,8 @@ class VideoGenerator(LoraMethods):
 
     def __init__(
         self,
-        *,
         model_class: type[torch.nn.Module],
+        *,
         model_weights: PathOrId | None = None,
         model_config: Mapping[str, Any] | None = None,
         pipeline: PathOrId = DEFAULT_PIPELINE,

@@ -50,8 +50,10 @@ class OwnModel:
             PipelineLoadError: there are no such weights, or they are a pickle.
         """
         if not (isinstance(model_class, type) and issubclass(model_class, nn.Module)):
+            is_path = isinstance(model_class, str | os.PathLike)
             raise ir.errors.InvalidArgumentError(
-                f"model_class must be a subclass of torch.nn.Module, got {model_class!r}", hint="pass the class itself"
+                f"model_class must be a subclass of torch.nn.Module, got {model_class!r}",
+                hint="VideoGenerator.from_pretrained takes a folder or an id" if is_path else "pass the class itself",
             )
         file = None if weights is None else Path(weights).expanduser()
         if file is not None and not file.exists():

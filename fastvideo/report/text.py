@@ -128,7 +128,10 @@ def _attention(program: ProgramReport) -> Iterable[str]:
 
 def _capture(program: ProgramReport) -> str:
     slowest = max(program.pass_seconds, key=lambda item: item[1], default=None)
-    plan = f"slowest pass: {slowest[0]}, {slowest[1]:.1f} s" if slowest else "plan read from disk"
+    plan = "plan read from disk"
+    if slowest is not None:
+        passes = sum(seconds for _, seconds in program.pass_seconds)
+        plan = f"{passes:.1f} s of it in passes, the slowest: {slowest[0]}, {slowest[1]:.1f} s"
     return f"{program.capture}, {program.verified}; compiled in {program.seconds:.1f} s ({plan})"
 
 

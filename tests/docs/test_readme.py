@@ -63,7 +63,7 @@ def check_compiled(printed: str) -> None:
 
 def _without_times(line: str) -> str:
     """A line of ``explain`` without times, and without the backends that cannot run here."""
-    return re.sub(r"\d+\.\d s\b|slowest pass: [\w-]+| \(\w+ refused: .*\)", "", line).rstrip()
+    return re.sub(r"\d+\.\d s\b|slowest: [\w-]+| \(\w+ refused: .*\)", "", line).rstrip()
 
 
 def test_samples_have_no_guard() -> None:

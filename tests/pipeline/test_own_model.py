@@ -93,6 +93,7 @@ def test_wrong_models(folder: Path, tmp_path: Path) -> None:
     wrong_argument, wrong_file = ir.errors.InvalidArgumentError, ir.errors.PipelineLoadError
     for error, message, options in (
         (wrong_argument, "model_class must be a subclass of torch.nn.Module", {"model_class": Small(4)}),
+        (wrong_argument, r"VideoGenerator.from_pretrained takes a folder", {"model_class": "a/folder"}),
         (wrong_argument, "NeedsMore.forward needs depth_map, which a wan2.1-t2v", {"model_class": NeedsMore}),
         (wrong_argument, "TakesNothing.forward takes no latents", {"model_class": TakesNothing}),
         (wrong_argument, r"did you mean 'num_gpus'", {"num_gpu": 2}),

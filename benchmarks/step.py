@@ -64,7 +64,7 @@ def _compile(model: nn.Module, ranks: int) -> tuple[Call, Callable[[], None]]:
     return (lambda inputs: compiled(**inputs)[0]), torch._dynamo.reset
 
 
-def _regional(model: nn.Module, ranks: int) -> tuple[Call, Callable[[], None]]:
+def _regional(model: Any, ranks: int) -> tuple[Call, Callable[[], None]]:
     """What a user can put together by hand: FlashAttention 3 without masks in place of every attention, and diffusers'
     regional compilation, or torch.compile of the whole model where its class names no blocks."""
     import fa3_fwd_interface  # type: ignore[import-not-found]
@@ -83,17 +83,17 @@ def _regional(model: nn.Module, ranks: int) -> tuple[Call, Callable[[], None]]:
 
     names = attention_dispatch.AttentionBackendName
     attention_dispatch._AttentionBackendRegistry._backends[names._FLASH_3] = without_mask
-    model.set_attention_backend(names._FLASH_3.value)  # type: ignore[operator]
+    model.set_attention_backend(names._FLASH_3.value)
     F.scaled_dot_product_attention = flash  # of models that do not ask diffusers' dispatcher
     if getattr(model, "_repeated_blocks", None):
-        model.compile_repeated_blocks(fullgraph=True)  # type: ignore[operator]
+        model.compile_repeated_blocks(fullgraph=True)
         call = model
     else:
         call = torch.compile(model)
 
     def close() -> None:
         F.scaled_dot_product_attention = native
-        model.set_attention_backend(names.NATIVE.value)  # type: ignore[operator]
+        model.set_attention_backend(names.NATIVE.value)
         for module in model.modules():
             module._compiled_call_impl = None
         torch._dynamo.reset()

@@ -2,8 +2,8 @@
 
     python -m benchmarks.sliding_tile --output rows.json
 
-Each row: milliseconds (median), and the time over dense time × density, which an ideal kernel brings to 1. ``spares``
-and ``masked`` are variants of the Hopper kernel that no default uses.
+Each row: milliseconds (median), and the time over dense time × density, which an ideal kernel brings to 1. ``masked``
+is the Hopper kernel with half of the text hidden, ``general`` the one for other GPUs.
 """
 
 from __future__ import annotations
@@ -60,7 +60,6 @@ def measure(tiling: Tiling) -> dict[str, Any]:
     bias[:, tiling.stop + (tiling.length - tiling.stop) // 2 :] = -torch.inf
     kernels: dict[str, Callable[[Tensor], object]] = {
         "hopper": lambda out: hopper.run(q, k, v, None, windows, scale, tiling, out),
-        "spares": lambda out: hopper.run(q, k, v, None, windows, scale, tiling, out, spares=True),
         "masked": lambda out: hopper.run(q, k, v, bias, windows, scale, tiling, out),
         "general": lambda out: general.run(q, k, v, None, windows, scale, tiling, out),
     }
@@ -103,7 +102,7 @@ def line(row: dict[str, Any]) -> str:
     ideal = row["dense"] * row["density"]
     kernels = ", ".join(
         f"{name} {row[name]:.2f} ms ({row[name] / ideal:.3f} x ideal, error {row[f'{name}_error']:.1e})"
-        for name in ("hopper", "spares", "masked", "general")
+        for name in ("hopper", "masked", "general")
     )
     shape = "x".join(map(str, row["grid"])) + (f" + {row['text']} text" if row["text"] else "")
     return (

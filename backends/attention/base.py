@@ -115,12 +115,15 @@ class AttentionBackend(ABC):
         exact: False where results differ from softmax attention beyond rounding; such a backend runs only when named.
         partial: whether, when named, it leaves the sites that it does not support to exact ones.
         takes_lengths: whether the mask that :meth:`run` gets may be lengths, int32 ``[batch]``.
+        replayable: whether what :meth:`run` launches may be replayed on other values in the same memory, as part of a
+            CUDA graph: it reads no values on the host, and no memory of its own that might be freed.
     """
 
     name: ClassVar[str]
     exact: ClassVar[bool] = True
     partial: ClassVar[bool] = False
     takes_lengths: ClassVar[bool] = False
+    replayable: ClassVar[bool] = False
 
     def configured(self, environment: Mapping[str, str]) -> Self:
         """The backend with what the environment says of its options; asked once, before anything is compiled."""

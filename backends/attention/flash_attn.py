@@ -71,6 +71,7 @@ class FlashAttention(AttentionBackend):
 
     name = "FLASH_ATTN"
     takes_lengths = True
+    replayable = True
 
     def supports(self, site: AttentionSite) -> Support:
         if site.mask is not None:

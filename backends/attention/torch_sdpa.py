@@ -25,6 +25,7 @@ class TorchSdpa(AttentionBackend):
 
     name = "TORCH_SDPA"
     takes_lengths = True
+    replayable = True
 
     def supports(self, site: AttentionSite) -> Support:
         if not site.dtype.is_floating_point:

@@ -1,8 +1,8 @@
-"""SAGE_ATTN: attention on 8-bit codes, by the ``sageattention`` package where it fits the GPU, else by our own kernel.
+"""SAGE_ATTN: attention on 8-bit codes, by the ``sageattention`` package, FlashAttention 3 in fp8 or our own kernel.
 
 Sources: Zhang et al., "SageAttention" (2024) and "SageAttention2" (2024): keys and values without their mean over the
 tokens, codes with fine scales; Shah et al., "FlashAttention-3" (2024): the rotation that spreads outliers over the
-channels. Its fp8 form (:mod:`flash3`) is a candidate that ``benchmarks/attention.py`` times and checks.
+channels. ``benchmarks/attention.py`` times and checks all of them.
 
 What they do to the operands changes nothing in real arithmetic: a vector that is taken from all keys moves all
 scores of a query alike, which softmax does not see; one that is taken from all values comes back in the result, since
@@ -39,6 +39,7 @@ class SageAttention(AttentionBackend):
 
     name = "SAGE_ATTN"
     exact = False
+    replayable = True
 
     def supports(self, site: AttentionSite) -> Support:
         if site.mask is not None:
@@ -69,7 +70,7 @@ class SageAttention(AttentionBackend):
             return self.reference(q, k, v, mask, scale, causal)
         if k.shape[2] < FEWEST_KEYS:
             return _in_half_precision(q, k, v, scale)
-        return implementation()(q, k, v, _scale(q, scale))
+        return implementation(q.shape[3])(q, k, v, _scale(q, scale))
 
     def reference(
         self, q: Tensor, k: Tensor, v: Tensor, mask: Tensor | None, scale: float | None, causal: bool
@@ -77,14 +78,15 @@ class SageAttention(AttentionBackend):
         return quantized_attention(q, k, v, _scale(q, scale))
 
 
-def implementation() -> Implementation:
-    """What runs attention with many keys on this GPU: the package where it fits, else our own kernel."""
-    package = sage_package(torch.cuda.get_device_capability())
+def implementation(head_dim: int) -> Implementation:
+    """What runs attention with many keys on this GPU: the package where it fits, else what was measured as fastest."""
+    capability = torch.cuda.get_device_capability()
+    package = sage_package(capability)
     if package is not None:
         return package
-    from .kernel import attend
+    from . import flash3, kernel  # they import Triton, which takes its time
 
-    return attend
+    return flash3.attend if flash3.fits(capability, head_dim) else kernel.attend
 
 
 def _in_half_precision(q: Tensor, k: Tensor, v: Tensor, scale: float | None) -> Tensor:

@@ -16,7 +16,7 @@ import torch
 from torch import Tensor
 
 from . import quantize
-from .reference import LARGEST_FP8
+from .reference import LARGEST_FP8, SMALLEST
 
 _PACKAGES = ("flash_attn_interface", "fa3_fwd_interface")
 _HOPPER = 9
@@ -56,7 +56,7 @@ def encoded(q: Tensor, k: Tensor, v: Tensor) -> tuple[list[Tensor], tuple[Tensor
     of_queries, of_keys, of_values = (quantize.statistics(x) for x in (q, k, v))
     # Rotated, a channel is at most as large as the token is long.
     length = torch.maximum(of_queries.high, -of_queries.low).norm(dim=-1).view(batch, kv_heads, -1).amax(-1)
-    query_scales = length.clamp_min(quantize.SMALLEST) / LARGEST_FP8
+    query_scales = length.clamp_min(SMALLEST) / LARGEST_FP8
     key_scales = of_keys.radius.norm(dim=-1).view(batch, kv_heads) / LARGEST_FP8
     groups = q.shape[1] // kv_heads
     value_scales = quantize.value_scales(of_values).log2().ceil().exp2()

@@ -38,6 +38,7 @@ class SlidingTile(AttentionBackend):
     name: ClassVar[str] = "SLIDING_TILE_ATTN"
     exact: ClassVar[bool] = False
     partial: ClassVar[bool] = True
+    replayable: ClassVar[bool] = True
 
     tile: Triple = (6, 8, 8)
     window: Triple | Sequence[Triple] = (3, 3, 3)

@@ -18,7 +18,7 @@ from __future__ import annotations
 import itertools
 import math
 from dataclasses import dataclass
-from functools import lru_cache
+from functools import cache, lru_cache
 
 import torch
 from torch import Tensor
@@ -137,7 +137,7 @@ def query_blocks(tiling: Tiling, rows: int) -> Tensor:
     return torch.tensor(blocks, dtype=torch.int32)
 
 
-@lru_cache(maxsize=16)
+@cache  # for good: CUDA graphs go on reading it
 def query_blocks_on(tiling: Tiling, rows: int, device: torch.device) -> Tensor:
     """:func:`query_blocks` on a device."""
     return query_blocks(tiling, rows).to(device)

@@ -4,8 +4,9 @@ The producer keeps a ring of key and value blocks filled by TMA. Each consumer h
 scores of the next block and the output of the last one together, and computes the softmax while the tensor cores work
 (Shah et al., "FlashAttention-3", 2024). The loop over key blocks runs on from one run of neighbouring keys to the next,
 so that nothing drains between them, and only the last block of a run is masked.
+A consumer without queries, in small tiles at the borders of the grid, leaves the tensor cores to the other one.
 
-Measured on an H200 without a bias and without sparing; ``benchmarks/sliding_tile.py`` compares those two.
+Measured on an H200 by ``benchmarks/sliding_tile.py``.
 """
 
 from __future__ import annotations
@@ -197,9 +198,9 @@ def _attend(q_smem, k_smem, v_smem, q_full, k_full, k_free, v_full, v_free, out,
 @gluon.jit
 def _consume(q_smem, k_smem, v_smem, q_full, k_full, k_free, v_full, v_free, out, strides, rows, scale, bias,
              biased_runs, count, bounds, WHO: gl.constexpr, KEYS: gl.constexpr, DIM: gl.constexpr, STAGES: gl.constexpr,
-             HAS_BIAS: gl.constexpr, SPARES: gl.constexpr):  # fmt: skip
+             HAS_BIAS: gl.constexpr):  # fmt: skip
     total = _block_count(count, bounds, KEYS)
-    if WHO == 0 or not SPARES or rows > _ROWS:
+    if WHO == 0 or rows > _ROWS:
         _attend(q_smem, k_smem, v_smem, q_full, k_full, k_free, v_full, v_free, out, strides, rows, scale, bias,
                 biased_runs, total, bounds, WHO, KEYS, DIM, STAGES, HAS_BIAS)  # fmt: skip
     else:
@@ -210,7 +211,7 @@ def _consume(q_smem, k_smem, v_smem, q_full, k_full, k_free, v_full, v_free, out
 def _kernel(q_desc, k_desc, v_desc, out, bias, grid_biased, blocks, windows, heads, block_count, text_blocks, group,
             q_batch, q_head, q_channel, kv_batch, kv_head, kv_channel, out_batch, out_head, out_row, grid_t, grid_h,
             grid_w, tile_t, tile_h, tile_w, start, length, scale, KEYS: gl.constexpr, DIM: gl.constexpr,
-            STAGES: gl.constexpr, HAS_BIAS: gl.constexpr, SPARES: gl.constexpr):  # fmt: skip
+            STAGES: gl.constexpr, HAS_BIAS: gl.constexpr):  # fmt: skip
     number = gl.program_id(0)
     # Text first: it attends to everything. Then head by head, so that neighbouring tiles find their keys in the cache.
     many = gl.num_programs(0) // block_count * text_blocks
@@ -251,9 +252,9 @@ def _kernel(q_desc, k_desc, v_desc, out, bias, grid_biased, blocks, windows, hea
     gl.warp_specialize(
         [
             (_consume, (q_smem, k_smem, v_smem, q_full, k_full, k_free, v_full, v_free, out, strides, rows, scale,
-                        bias, biased_runs, count, bounds, 0, KEYS, DIM, STAGES, HAS_BIAS, SPARES)),
+                        bias, biased_runs, count, bounds, 0, KEYS, DIM, STAGES, HAS_BIAS)),
             (_consume, (q_smem, k_smem, v_smem, q_full, k_full, k_free, v_full, v_free, out, strides, rows, scale,
-                        bias, biased_runs, count, bounds, 1, KEYS, DIM, STAGES, HAS_BIAS, SPARES)),
+                        bias, biased_runs, count, bounds, 1, KEYS, DIM, STAGES, HAS_BIAS)),
             (_produce, (q_desc, k_desc, v_desc, q_smem, k_smem, v_smem, q_full, k_full, k_free, v_full, v_free, q_at,
                         kv_at, count, bounds, KEYS, STAGES)),
         ],
@@ -278,15 +279,8 @@ def run(
     scale: float,
     tiling: Tiling,
     out: Tensor,
-    *,
-    spares: bool = False,
 ) -> None:
-    """Write the attention into ``out``; arguments as in :func:`.general.run`.
-
-    Args:
-        spares: whether a consumer without queries, in small tiles at the borders of the grid, leaves the tensor cores
-            to the other one.
-    """
+    """Write the attention into ``out``; arguments as in :func:`.general.run`."""
     batch, heads, _, dim = q.shape
     keys = 64 if dim == 256 else 128
     (queries, q_at), (keys_, kv_at), (values, v_at) = (_as_matrix(x) for x in (q, k, v))
@@ -308,7 +302,7 @@ def run(
         descriptor(queries, 64), descriptor(keys_, keys), descriptor(values, keys), out, bias, grid_biased, blocks,
         windows, heads, len(blocks), texts, heads // k.shape[1], *q_at, *kv_at, *out.stride()[:3], *tiling.grid,
         *tiling.tile, tiling.start, tiling.length, scale * LOG2_E, KEYS=keys, DIM=dim, STAGES=2,
-        HAS_BIAS=key_bias is not None, SPARES=spares, num_warps=4,
+        HAS_BIAS=key_bias is not None, num_warps=4,
     )  # fmt: skip
 
 

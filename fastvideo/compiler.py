@@ -89,7 +89,7 @@ class CompiledModel:
         """
         with self._lock, torch.no_grad():
             found, inputs = self._prepared(args, kwargs)
-            outputs = found.run(inputs, self._scope, self._step)
+            outputs = self._run(found, inputs)
             place = inputs[0].device if inputs else self._settings.device
             own = len(found.captured.program.output_values)
             self.extra_outputs = outputs[own:]  # what passes have added
@@ -121,7 +121,7 @@ class CompiledModel:
         """
         with self._lock, torch.no_grad():
             found, inputs = self._prepared(args, kwargs)
-            approximate = found.run(inputs, self._scope, self._step)
+            approximate = self._run(found, inputs)
             passes = resolve_pipeline(self._settings.passes, replace(self._settings.target, invariant=()))
             exact_passes = [kept for step in passes if (kept := step.exact()) is not None]
             program, _ = self._planner.run_passes(found.captured, exact_passes)
@@ -182,16 +182,21 @@ class CompiledModel:
             self._forget_outgrown()
             kept = [found for entries in self._specializations.values() for found in entries]
             for found in kept:
-                found.invariant.forget()
                 found.captured.params.update(self._current_params(found.captured))
             self._ranks.revive()
             self._ranks.update(self._all_params())
             for found in kept:
                 if not found.executor.takes_new_weights:  # so may one be that runs on one rank beside workers
                     found.executor.close()
-                    found.executor = self._executor(found.program, found.captured)
+                    found.executor = self._executor(found.program, found.captured, found.planned.no_graphs)
             self._state.accept()
-            self.reset_cache()
+            self._forget_kept()
+
+    def _forget_kept(self) -> None:
+        """What calls have kept for later ones may come of other weights."""
+        for found in itertools.chain(*self._specializations.values()):
+            found.invariant.forget()
+        self.reset_cache()
 
     def close(self) -> None:
         """End the ranks and let go of the programs. Idempotent; also done when the interpreter ends."""
@@ -224,6 +229,16 @@ class CompiledModel:
         found = self._specialization(call)
         return found, found.captured.call.flatten(args, kwargs)
 
+    def _run(self, found: Specialization, inputs: list[Tensor]) -> list[Any]:
+        """The program's outputs. That the model is still what was compiled is looked at while the devices compute."""
+        try:
+            outputs = found.run(inputs, self._scope, self._step)
+        except Exception:
+            self._refuse_if_changed()  # which may be why
+            raise
+        self._refuse_if_changed()
+        return outputs
+
     def leave(self) -> None:
         """Free the devices' memory for another model whose turn it is; the next call brings the weights back."""
         for entries in self._specializations.values():
@@ -238,7 +253,10 @@ class CompiledModel:
         self._refuse_if_closed()
         if self._model.training:
             raise InvalidArgumentError("the model is in training mode", hint="call model.eval()")
+
+    def _refuse_if_changed(self) -> None:
         if any(self._specializations.values()) and self._state.changed:
+            self._forget_kept()
             setting = self._state.changed_setting
             raise InvalidArgumentError(
                 f"the model's {setting} has changed since it was compiled"
@@ -259,14 +277,7 @@ class CompiledModel:
         same_attributes = not self._state.attributes_changed
         for entries in self._specializations.values():
             for found in list(entries):
-                current, program = self._current_params(found.captured), found.captured.program
-                types = {program.params[node.name]: ir.tensor_type(node).unplaced for node in program.param_nodes}
-                fits = same_attributes and all(
-                    param.kind is ir.ParamKind.CONSTANT
-                    or (param.source in current and ir.TensorType.of(current[param.source]) == kind)
-                    for param, kind in types.items()
-                )
-                if not fits:
+                if not (same_attributes and found.reads(self._current_params(found.captured))):
                     entries.remove(found)
                     found.executor.close()
 
@@ -315,6 +326,7 @@ class CompiledModel:
             captured: the model as it was captured for another call, where it holds for this one too.
             may_assume: whether the program may hold for some values of the inputs alone.
         """
+        self._refuse_if_changed()
         watch = Stopwatch()
         settings = self._settings
         if settings.parallel is not None:
@@ -333,7 +345,7 @@ class CompiledModel:
         otherwise = partial(self._planner.plan_otherwise, captured, planned)
         check_memory(type(self._model).__name__, planned, otherwise)
         windows = windows_of(planned.program, captured.program, settings.attention_backend)
-        executor = self._executor(planned.program, captured)
+        executor = self._executor(planned.program, captured, planned.no_graphs)
         watch.lap("ranks and weights")
         made = Specialization(captured, planned, executor, timing, watch, self._plans.note)
         return replace(made, windows=windows, invariant=invariant)
@@ -380,8 +392,8 @@ class CompiledModel:
         """The device that weights visit op by op for as long as the model is compiled; None where they are there."""
         return self._settings.device if self._streams else None
 
-    def _executor(self, program: ir.Program, captured: Captured) -> Executor:
-        return self._ranks.executor(program, captured.params, visiting=self._visits)
+    def _executor(self, program: ir.Program, captured: Captured, no_graphs: str = "") -> Executor:
+        return self._ranks.executor(program, captured.params, visiting=self._visits, no_graphs=no_graphs)
 
     def _all_params(self) -> dict[str, Tensor]:
         entries = [found for several in self._specializations.values() for found in several]

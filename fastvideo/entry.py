@@ -47,6 +47,7 @@ def compile(  # type: ignore[misc]  # the overloads leave the options to what fo
     verify: bool = True,
     offload: str = "auto",
     max_memory: int | str | None = None,
+    cuda_graphs: bool | None = None,
 ) -> CompiledModel | CompiledPipeline:
     """Compile a model, or a whole Diffusers pipeline, for inference on ``num_gpus`` ranks.
 
@@ -81,6 +82,8 @@ def compile(  # type: ignore[misc]  # the overloads leave the options to what fo
             memory but for the module that runs. ``"auto"``: on the device as far as the predicted peak fits there.
         max_memory: what each device may give, in bytes or as in ``"24GiB"``; None is what is free, and on the CPU no
             limit.
+        cuda_graphs: whether calls on one GPU are replayed as CUDA graphs, from the second call of a signature on. None:
+            where that is measured to be faster, which it is for models of many short kernels.
         verify: check each capture bit for bit against the model, on the first inputs and on others. Without it nothing
             is run to compile, so that approximate passes decide without measuring.
 
@@ -121,6 +124,7 @@ def compile(  # type: ignore[misc]  # the overloads leave the options to what fo
         cache,
         offload,
         max_memory,
+        cuda_graphs,
     )
     if not is_pipeline(model) and offload == "blocks" and bytes_on(module, settings.device):
         raise InvalidArgumentError(

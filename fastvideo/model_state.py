@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence, Set
+from collections.abc import Iterator, Set
 from types import BuiltinFunctionType, FunctionType
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
-Versions = list[tuple[int, int, int]]
 Setting = tuple[str, dict[str, Any], str, Any]
 """Path of an attribute, what holds it, its name there, and its value."""
 
@@ -37,18 +36,19 @@ class ModelState:
     @property
     def changed(self) -> bool:
         """Whether anything is other than it was."""
-        return self._weights() != self._accepted[0] or self.attributes_changed
+        return self._structure.changed or not all(seen.is_same for seen in self._weights) or self.attributes_changed
 
     @property
     def attributes_changed(self) -> bool:
         """Whether a tensor that is a plain attribute, or a setting, is."""
-        return self._plain_attributes() != self._accepted[1] or self.changed_setting is not None
+        return not all(seen.is_same for seen in self._plain) or self.changed_setting is not None
 
     @property
     def changed_setting(self) -> str | None:
         """Path of a setting that is other than it was. What has been added to a list or dict is none: caches grow."""
         for path, held, name, before in self._settings:
-            if not _same(before, held.get(name, _MISSING)):
+            now = held.get(name, _MISSING)
+            if now is not before and not _same(before, now):
                 return path
         return None
 
@@ -59,21 +59,70 @@ class ModelState:
             ignored: paths of what every call of the model sets anew or adds to: nothing depends on it.
         """
         self._ignored |= ignored
-        self._accepted = self._weights(), self._plain_attributes()
+        self._structure = _Structure(self._model)
+        self._weights = [
+            _Seen(held, name)
+            for path, module in self._model.named_modules()
+            for held in (module._parameters, module._buffers)
+            for name, tensor in held.items()
+            if tensor is not None and f"{path}.{name}".lstrip(".") not in self._ignored
+        ]
+        self._plain = [
+            _Seen(held, name) for path, (held, name) in self._attributes.items() if path not in self._ignored
+        ]
         self._settings = [setting for setting in _settings(self._model) if setting[0] not in self._ignored]
 
-    def _weights(self) -> Versions:
-        named = [*self._model.named_parameters(), *self._model.named_buffers()]
-        return _versions([tensor for name, tensor in named if name not in self._ignored])
 
-    def _plain_attributes(self) -> Versions:
-        watched = [held for path, held in self._attributes.items() if path not in self._ignored]
-        return _versions([value for owner, name in watched if isinstance(value := owner.get(name), Tensor)])
+class _Structure:
+    """Which modules a model has, and how many parameters and buffers each of them.
+
+    Every call asks whether it is the same, and ``named_parameters()`` of a large model takes milliseconds.
+    """
+
+    def __init__(self, model: nn.Module) -> None:
+        modules = list(model.modules())
+        self._children = [(m._modules, name, id(child)) for m in modules for name, child in m._modules.items()]
+        self._sizes = [(held, len(held)) for m in modules for held in (m._modules, m._parameters, m._buffers)]
+
+    @property
+    def changed(self) -> bool:
+        return any(len(held) != size for held, size in self._sizes) or any(
+            id(held.get(name)) != child for held, name, child in self._children
+        )
 
 
-def _versions(tensors: Sequence[Tensor]) -> Versions:
-    """Changes when a tensor is replaced, written to, or given another storage; that may move, as when it is shared."""
-    return [(id(t), 0 if t.is_inference() else t._version, t.untyped_storage()._cdata) for t in tensors]
+class _Seen:
+    """A tensor as it was; another one in its place, a write and another storage are changes.
+
+    Its memory may move, as when it is shared with worker processes.
+    """
+
+    __slots__ = ("_held", "_id", "_name", "_place", "_storage", "_version")
+
+    def __init__(self, held: dict[str, Any], name: str) -> None:
+        self._held, self._name = held, name
+        tensor = held.get(name)
+        self._id = id(tensor)
+        self._version, self._place, self._storage = _version(tensor), _place(tensor), _storage(tensor)
+
+    @property
+    def is_same(self) -> bool:
+        now = self._held.get(self._name)
+        if id(now) != self._id or _version(now) != self._version:
+            return False
+        return _place(now) == self._place or _storage(now) == self._storage
+
+
+def _version(tensor: Any) -> int:
+    return 0 if not isinstance(tensor, Tensor) or tensor.is_inference() else tensor._version
+
+
+def _place(tensor: Any) -> int:
+    return tensor.data_ptr() if isinstance(tensor, Tensor) else 0
+
+
+def _storage(tensor: Any) -> int:
+    return tensor.untyped_storage()._cdata if isinstance(tensor, Tensor) else 0
 
 
 def _settings(model: nn.Module) -> Iterator[Setting]:

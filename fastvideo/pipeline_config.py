@@ -37,6 +37,7 @@ class PipelineConfig:
     compile_vae: bool | None = None
     offload: str | None = None
     max_memory: int | str | None = None
+    cuda_graphs: bool | None = None
 
     def __new__(cls, *given: Any, **named: Any) -> Self:
         """Refuses unknown names as all of the face does. Raises UnknownNameError."""

@@ -38,6 +38,13 @@ class Planned:
         """Whether the target has so much memory, or no limit."""
         return not self.target.memory or self.memory.total <= self.target.memory
 
+    @property
+    def no_graphs(self) -> str:
+        """Why calls must not be CUDA graphs, which hold a call's activations for good; empty where they may."""
+        limit = self.target.memory
+        fits = not limit or self.memory.total + self.memory.activations <= USABLE * limit
+        return "" if fits else "memory is too short for a CUDA graph's activations beside those of other calls"
+
 
 Plan = Callable[[Target], Planned]
 

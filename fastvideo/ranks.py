@@ -52,20 +52,30 @@ class Member:
         """The worker processes, once a program has needed them."""
         return self._ranks.group
 
-    def executor(self, program: ir.Program, params: Mapping[str, Tensor], *, visiting: bool = False) -> Executor:
+    def executor(
+        self, program: ir.Program, params: Mapping[str, Tensor], *, visiting: bool = False, no_graphs: str = ""
+    ) -> Executor:
         """What runs a program.
 
         Args:
             program: planned; for one rank, it runs in this process.
             params: whole tensors by source.
             visiting: its weights are on the devices only from a run to the next :meth:`Executor.rest`.
+            no_graphs: why calls must not be CUDA graphs; empty where they may.
         """
         settings = self._settings
         if settings.executor == "simulated":
             return SimulatedExecutor(program, params, settings.device, visiting=visiting)
         if program.mesh.num_ranks == 1:
             return LocalExecutor(
-                program, params, settings.device, generator=settings.codegen, host=self._host, visiting=visiting
+                program,
+                params,
+                settings.device,
+                generator=settings.codegen,
+                host=self._host,
+                visiting=visiting,
+                cuda_graphs=settings.cuda_graphs,
+                no_graphs=no_graphs,
             )
         check_importable(program)
         if self._ranks.group is None:

@@ -59,6 +59,7 @@ class Settings:
         fastest: measures attention backends, on GPUs; None elsewhere.
         offload: ``auto``, ``none``, ``sequential`` or ``blocks``.
         memory: bytes of one device that may be taken; 0 for no limit.
+        cuda_graphs: whether calls on one GPU are CUDA graphs; None: where that is measured to be faster.
     """
 
     num_ranks: int
@@ -77,6 +78,7 @@ class Settings:
     fastest: attention.Fastest | None = field(default=None, repr=False, compare=False)
     offload: str = "auto"
     memory: int = 0
+    cuda_graphs: bool | None = None
 
     @property
     def hardware(self) -> Hardware:
@@ -113,6 +115,7 @@ def resolve_settings(
     cache: str | None = None,
     offload: str = "auto",
     max_memory: int | str | None = None,
+    cuda_graphs: bool | None = None,
     environment: Mapping[str, str] = os.environ,
 ) -> Settings:
     """Check and complete what the user asked for.
@@ -171,6 +174,7 @@ def resolve_settings(
         fastest=attention.on_this_gpu(KernelTimes(directory)) if place.type == "cuda" else None,
         offload=offload,
         memory=memory,
+        cuda_graphs=_cuda_graphs(cuda_graphs, place, num_ranks),
     )
     steps = resolve_pipeline(passes, settings.target)  # refuses unknown names now, not at the first call
     wanted: dict[str, tuple[object, type[ir.Pass]]] = {
@@ -194,6 +198,15 @@ def offload_params(offload: str) -> bool | None:
     if offload not in OFFLOADS:
         raise UnknownNameError("offload", str(offload), OFFLOADS)
     return {"auto": None, "blocks": True}.get(offload, False)
+
+
+def _cuda_graphs(wish: bool | None, place: torch.device, num_ranks: int) -> bool | None:
+    if wish is not None and not isinstance(wish, bool):
+        raise InvalidArgumentError(f"cuda_graphs={wish!r} is neither True, False nor None")
+    if wish and (place.type != "cuda" or num_ranks > 1):
+        where = f"{num_ranks} ranks" if num_ranks > 1 else f"the device {place}"
+        raise InvalidArgumentError(f"cuda_graphs=True is for one rank on a GPU, not for {where}")
+    return wish
 
 
 def as_bytes(value: int | str) -> int:

@@ -6,7 +6,7 @@ import inspect
 import itertools
 import re
 import weakref
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any
 
@@ -102,6 +102,16 @@ class Specialization:
     def program(self) -> ir.Program:
         """What the ranks run."""
         return self.planned.program
+
+    def reads(self, weights: Mapping[str, Tensor]) -> bool:
+        """Whether the program can read these weights of the model, by source: all are there, of the types it knows."""
+        program = self.captured.program
+        types = {program.params[node.name]: ir.tensor_type(node).unplaced for node in program.param_nodes}
+        return all(
+            param.kind is ir.ParamKind.CONSTANT
+            or (param.source in weights and ir.TensorType.of(weights[param.source]) == kind)
+            for param, kind in types.items()
+        )
 
     def holds(self, inputs: Sequence[Tensor], device: torch.device) -> bool:
         """Whether what the program assumes of its inputs' values is so; asked anew only where they may have changed."""

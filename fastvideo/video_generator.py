@@ -95,6 +95,7 @@ class VideoGenerator(LoraMethods):
         compile_vae: bool | None = None,
         offload: str | None = None,
         max_memory: int | str | None = None,
+        cuda_graphs: bool | None = None,
         config: PipelineConfig | PathOrId | None = None,
         pipeline_class: type[ComposedPipelineBase] = ComposedPipeline,
         **unknown: Any,
@@ -106,21 +107,18 @@ class VideoGenerator(LoraMethods):
             num_gpus: devices that work on one video; on CPU, processes.
             parallel: pins the mesh; None lets the planner choose.
             attention_backend: name of an attention backend that must be used, or one with options (``SlidingTile``).
-            quantization: as for :func:`fastvideo.compile`.
+            quantization, executor, passes, max_memory, cuda_graphs: as for :func:`fastvideo.compile`.
             cache: as for :func:`fastvideo.compile`; every generation starts with an empty one.
-            executor: as for :func:`fastvideo.compile`.
             device: None is CUDA where there is one, otherwise CPU.
             dtype: of the weights, one for all or one per component, such as ``{"vae": "float32"}``. The default
                 is what the family was made for on CUDA, and float32 on CPU.
             torch_dtype: the same under the name Diffusers has for it.
-            passes: as for :func:`fastvideo.compile`.
             flow_shift: replaces the flow shift that is best for this checkpoint, or else the scheduler's own.
             compile_encoders: whether the text and image encoders run on the ranks too, divided by tensor parallelism.
                 None is yes on several ranks, and no on one, where compiling them costs more than it gains.
             compile_vae: whether the VAE decodes on the ranks too, divided by the rows of the picture. None is no:
                 for one video, compiling it takes longer than it saves.
             offload: as for :func:`fastvideo.compile`; with ``"sequential"`` and ``"blocks"`` the components take turns.
-            max_memory: as for :func:`fastvideo.compile`.
             config: any of these as a :class:`PipelineConfig`, or a YAML or JSON file of one; keywords go before it.
             pipeline_class: the stages; a subclass of ``ComposedPipelineBase`` has its own.
 
@@ -148,6 +146,7 @@ class VideoGenerator(LoraMethods):
             compile_vae=compile_vae,
             offload=offload,
             max_memory=max_memory,
+            cuda_graphs=cuda_graphs,
         )
         generator._open(path if own is None else own.pipeline, own, given, config, pipeline_class)
         return generator
@@ -181,6 +180,7 @@ class VideoGenerator(LoraMethods):
             given.cache,
             given.offload or "auto",
             given.max_memory,
+            given.cuda_graphs,
         )
         pipeline = open_source(path, own)
         dtypes = resolve_dtypes(pipeline.family, settings.device, given.dtype)

@@ -63,6 +63,7 @@ class Subject:
         remedy: what would make it fit; empty where it does.
         elsewhere: whether the program is for another machine, of which nothing can be asked here.
         invariant: indices of the inputs that stay the same over many calls.
+        launching: how kernels are launched.
     """
 
     captured: Captured
@@ -74,6 +75,7 @@ class Subject:
     remedy: str = ""
     elsewhere: bool = False
     invariant: tuple[int, ...] = ()
+    launching: str = ""
 
 
 def report_of(model: nn.Module, settings: Settings, entries: Sequence[Specialization]) -> Report:
@@ -88,6 +90,7 @@ def report_of(model: nn.Module, settings: Settings, entries: Sequence[Specializa
                 first_call=tuple(entry.watch.laps.items()),
                 kept=entry.kept,
                 invariant=entry.invariant.indices,
+                launching=entry.executor.launching,
             )
         )
         for entry in entries
@@ -130,6 +133,7 @@ def program_report(subject: Subject) -> ProgramReport:
         param_bytes_per_rank=tuple(weight_bytes(program, rank) for rank in range(program.mesh.num_ranks)),
         assumption=_assumption(subject),
         invariant=_invariant(subject),
+        launching=subject.launching,
     )
 
 

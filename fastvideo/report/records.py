@@ -229,6 +229,7 @@ class ProgramReport:
         first_call: what these were spent on.
         pass_seconds: measured, per pass; none where the plan was read from disk.
         kept: what became of the capture on disk: read, made anew and kept, or not kept and why.
+        launching: how kernels are launched, with measured times; empty where that is not decided by measuring.
     """
 
     inputs: tuple[str, ...]
@@ -252,6 +253,7 @@ class ProgramReport:
     kept: str = ""
     assumption: AssumptionReport | None = None
     invariant: InvariantReport | None = None
+    launching: str = ""
 
 
 @dataclass(frozen=True)

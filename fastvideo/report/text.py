@@ -49,6 +49,7 @@ def _program(program: ProgramReport) -> list[str]:
         *(_line("work", [_work(program.flops, program.flops_per_rank)]) if program.flops else []),
         *_line("mesh", [program.mesh]),
         *_line("attention", _attention(program)),
+        *_line("launches", [program.launching] if program.launching else []),
         *_line("assumed", _assumed(program.assumption)),
         *_line("kept", _kept(program.invariant)),
         *_line("cache", _cache(program.cache)),

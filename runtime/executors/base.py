@@ -47,6 +47,11 @@ class Executor(ABC):
         """How many calls of the last generation left blocks out; every rank the same."""
 
     @property
+    def launching(self) -> str:
+        """How the device's kernels are launched, and why so; empty where that is not decided by measuring."""
+        return ""
+
+    @property
     @abstractmethod
     def alive(self) -> bool:
         """Whether :meth:`run` can work: not closed, and every rank is there."""

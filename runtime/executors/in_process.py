@@ -80,6 +80,9 @@ class InProcessExecutor(Executor):
     def _run(self, params: dict[str, Tensor], inputs: list[Tensor], memories: list[Memory]) -> list[Any]:
         """Run on whole params, and inputs that are checked, on the device, with the memory of each rank."""
 
+    def _weights_leave(self) -> None:
+        """The weights are about to go from where they are."""
+
     @property
     def cache_counts(self) -> CacheCounts:
         return self._memories[0].counts
@@ -91,6 +94,7 @@ class InProcessExecutor(Executor):
     def rest(self) -> None:
         with self._lock:
             if self._visiting:
+                self._weights_leave()
                 self._params = None
                 for memories in self._memories:
                     memories.release_invariant()
@@ -98,5 +102,6 @@ class InProcessExecutor(Executor):
     def close(self) -> None:
         with self._lock:
             self._closed = True
+            self._weights_leave()
             self._params, self._whole = {}, {}
             self._memories = [Memories() for _ in self._memories]

@@ -7,13 +7,13 @@ from typing import Any
 
 import torch
 from torch import fx
-from torch.fx.node import Argument, map_aggregate
 
 from fastvideo_ir.dialect import eager_call
 from fastvideo_ir.first_rank import runs_on_first_rank
 from fastvideo_ir.program import DEVICE, EagerFunction, Location, NodeInfo, Param, Program, Provenance, set_info
 from fastvideo_ir.types import DTYPE_NAMES, TensorType, TupleType, ValueType
 
+from .meta_runs import MetaRuns
 from .trace import Source, StrategyFailedError
 
 _PROVENANCE = Provenance("capture")
@@ -29,6 +29,7 @@ class GraphBuilder:
         graph: the nodes emitted so far.
         values: per node, its result on meta tensors: shapes, dtypes and aliasing without data.
         location: stamped on every node that is emitted next.
+        runs: runs ops on meta tensors.
     """
 
     def __init__(self, functions: Mapping[str, EagerFunction]) -> None:
@@ -36,6 +37,7 @@ class GraphBuilder:
         self.graph = fx.Graph()
         self.values: dict[fx.Node, Any] = {}
         self.location = Location()
+        self.runs = MetaRuns()
         self._params: dict[str, Param] = {}
 
     def param(self, source: Source) -> fx.Node:
@@ -55,7 +57,7 @@ class GraphBuilder:
             StrategyFailedError: the result depends on the values of tensors, or is no tensor.
         """
         kwargs = kwargs or {}
-        value = run_on_meta(target, args, kwargs, self.values.__getitem__, self.location)
+        value = self.runs.run(target, args, kwargs, self.values.__getitem__, self.location)
         node = self.graph.create_node("call_function", target, tuple(args), kwargs, name=name)
         self._record(node, value, f"{target} at {self.location}")
         return node
@@ -103,30 +105,6 @@ class GraphBuilder:
         node.meta = {}
         self.values[node] = value
         set_info(node, NodeInfo(_type_of(value, what), self.location, _PROVENANCE))
-
-
-def run_on_meta(
-    target: Callable[..., Any],
-    args: Any,
-    kwargs: Any,
-    value_of: Callable[[fx.Node], Any],
-    location: Location,
-) -> Any:
-    """Call ``target`` with the meta values of its argument nodes.
-
-    Raises:
-        StrategyFailedError: the op needs the values of its arguments.
-    """
-
-    def look_up(argument: Argument) -> Any:
-        return value_of(argument) if isinstance(argument, fx.Node) else argument
-
-    try:
-        with torch.no_grad():
-            return target(*map_aggregate(tuple(args), look_up), **map_aggregate(kwargs, look_up))
-    except (RuntimeError, NotImplementedError) as error:
-        reason = str(error).strip().splitlines()[0]
-        raise StrategyFailedError(f"{target} at {location} cannot be typed from shapes alone: {reason}") from error
 
 
 def to_meta(tensor: torch.Tensor) -> torch.Tensor:

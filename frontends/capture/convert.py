@@ -21,6 +21,7 @@ from .guards import Guards, make_guards, reason_to_stay, unguardable
 from .location import Locator
 from .normalize import fill_masks, free_views_of_memory, open_regions, unfold_inplace_views
 from .scatters import merge_scatters
+from .stamps import stamp_twins
 from .trace import Source, StrategyFailedError, Trace
 
 _CHECKS = re.compile(r"aten\.(_assert_\w+|_functional_assert_\w+|sym_constrain_range\w*)\.")
@@ -82,6 +83,7 @@ def _ask_for_eager_modules(trace: Trace, locate: Locator) -> None:
 
 def _to_program(trace: Trace, paths: list[str], tensors: list[torch.Tensor], locate: Locator) -> Converted:
     open_regions(trace.graph)
+    stamp_twins(trace)
     insert_casts(trace.graph)
     unfold_inplace_views(trace.graph)
     free_views_of_memory(trace.graph)

@@ -28,7 +28,7 @@ from .memos import traced_memos_cleared
 from .python_state import PythonState, warn_of_frozen_state
 from .real_values import trace_with_real_values
 from .signature import BoundCall, bind
-from .trace import Trace
+from .trace import StrategyFailedError, Trace
 from .verify import Run, Verifier
 
 
@@ -209,12 +209,23 @@ def _try(
         try:
             with state.kept(), traced_memos_cleared():
                 trace = strategy(module, call, stay_eager)
-            converted = to_program(trace, call.paths, call.tensors, locate)
-            return trace, converted, _check(trace, converted, verifier) if verifier else "not verified"
+            try:
+                return _checked(trace, call, locate, verifier)
+            except StrategyFailedError:
+                if trace.in_full is None:
+                    raise
+            with state.kept(), traced_memos_cleared():
+                trace = trace.in_full()
+            return _checked(trace, call, locate, verifier)
         except MustStayEagerError as error:
             if "" in error.modules or error.modules.keys() <= stay_eager.keys():
                 raise
             stay_eager |= error.modules
+
+
+def _checked(trace: Trace, call: BoundCall, locate: Locator, verifier: Verifier | None) -> tuple[Trace, Converted, str]:
+    converted = to_program(trace, call.paths, call.tensors, locate)
+    return trace, converted, _check(trace, converted, verifier) if verifier else "not verified"
 
 
 def _check(trace: Trace, converted: Converted, verifier: Verifier) -> str:

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from contextlib import nullcontext
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager, nullcontext
+from dataclasses import replace
 
 import torch
 from torch import nn
@@ -20,6 +21,7 @@ from .quiet import quiet
 from .signature import BoundCall
 from .state import restored, unchanged
 from .trace import FlatModel, Source, StrategyFailedError, Trace
+from .twins import Twins
 from .watch import TraceWatch
 
 _KINDS = {
@@ -30,18 +32,33 @@ _KINDS = {
 
 
 def trace_with_export(model: nn.Module, call: BoundCall, stay_eager: Mapping[str, Reason]) -> Trace:
-    """Trace ``call`` with ``torch.export.export(strict=False)``.
+    """Trace ``call`` with ``torch.export.export(strict=False)``, repeated blocks once.
 
     Raises:
         StrategyFailedError: export refuses the model.
     """
-    return export(model, call, strict=False)
+    twins = Twins(model)
+    try:
+        trace = export(model, call, strict=False, twins=twins)
+    except StrategyFailedError:
+        if not twins.calls:
+            raise
+        return export(model, call, strict=False)
+    return (
+        replace(trace, twins=twins.calls, in_full=lambda: export(model, call, strict=False)) if twins.calls else trace
+    )
 
 
-def export(model: nn.Module, call: BoundCall, *, strict: bool) -> Trace:
+def export(model: nn.Module, call: BoundCall, *, strict: bool, twins: Twins | None = None) -> Trace:
     """Trace ``call`` with ``torch.export``; ``strict`` goes through Dynamo. Raises as :func:`trace_with_export`."""
     locator = Locator(model)
-    flat = FlatModel(model, call, nullcontext if strict else lambda: TraceWatch(locator.is_own))
+
+    @contextmanager
+    def watched() -> Iterator[None]:
+        with TraceWatch(locator.is_own), twins.followed() if twins else nullcontext():
+            yield
+
+    flat = FlatModel(model, call, nullcontext if strict else watched)
     try:
         with torch.no_grad(), quiet(), fx_traceback.preserve_node_meta(), restored(model), open_flex_attention():
             exported = torch.export.export(flat, tuple(call.tensors), strict=strict)

@@ -71,14 +71,16 @@ def fingerprint(*values: Any) -> str:
         NoFingerprintError: a value has no digest, or what it reaches is too much, or cannot be looked at.
     """
     try:
-        return _Fingerprint().of(values)
+        return Fingerprint().of(values)
     except NoFingerprintError:
         raise
     except Exception as error:  # objects of others may raise anything when they are looked at
         raise NoFingerprintError(f"looking at what it reaches raised {type(error).__name__}: {error}") from error
 
 
-class _Fingerprint:
+class Fingerprint:
+    """The digest in the making."""
+
     def __init__(self) -> None:
         self._hash = hashlib.sha256()
         self._seen: dict[int, int] = {}
@@ -93,23 +95,23 @@ class _Fingerprint:
             self._add(value, "")
         self._add_code_reached()
         variables = sorted(self._names & os.environ.keys())
-        self._emit("environment", *(f"{name}={os.environ[name]}" for name in variables))
+        self.emit("environment", *(f"{name}={os.environ[name]}" for name in variables))
         return self._hash.hexdigest()
 
-    def _emit(self, *parts: object) -> None:
+    def emit(self, *parts: object) -> None:
         for part in parts:
             data = part if isinstance(part, bytes) else str(part).encode("utf-8", "surrogatepass")
             self._hash.update(b"%d:" % len(data) + data)
 
     def _add(self, value: Any, path: str) -> None:
         if isinstance(value, enum.Enum):
-            self._emit("enum", _name(type(value)), value.name)
+            self.emit("enum", qualified_name(type(value)), value.name)
         elif isinstance(value, _ATOMS):
-            self._emit(type(value).__name__, repr(value))
+            self.emit(type(value).__name__, repr(value))
         elif isinstance(value, (*_TORCH_ATOMS, np.dtype)):
-            self._emit(type(value).__name__, value)
+            self.emit(type(value).__name__, value)
         elif id(value) in self._seen:
-            self._emit("again", self._seen[id(value)])
+            self.emit("again", self._seen[id(value)])
         else:
             if len(self._seen) > _MOST_OBJECTS:
                 raise NoFingerprintError(f"its code reaches more than {_MOST_OBJECTS} objects, by way of {path}")
@@ -121,61 +123,61 @@ class _Fingerprint:
         if isinstance(value, (torch.Tensor, list, tuple, dict)) and not _is_foundation(type(value).__module__):
             self._add(type(value), path)
         if isinstance(value, torch.Tensor):
-            self._add_tensor(value, path)
+            self.add_tensor(value, path)
         elif isinstance(value, np.ndarray):
             self._add_bytes(value.tobytes() if value.dtype != object else value.tolist(), (value.dtype, value.shape))
         elif isinstance(value, (type, FunctionType, CodeType, ModuleType)):
             self._add_definition(value, path)
         elif isinstance(value, (list, tuple)):
-            self._emit(_name(type(value)), len(value))
+            self.emit(qualified_name(type(value)), len(value))
             self._add_all(((f"[{number}]", item) for number, item in enumerate(value)), path)
             self._add_attributes(value, path)
         elif isinstance(value, (dict, MappingProxyType)):
-            self._emit(_name(type(value)), len(value))
+            self.emit(qualified_name(type(value)), len(value))
             for key, item in value.items():
                 if self._is_read(type(value), key, item, path):
                     self._add(key, path)
                     self._add(item, f"{path}[{key!r}]")
             self._add_attributes(value, path)
         elif isinstance(value, (set, frozenset)):
-            self._emit("set", *sorted(fingerprint(item) for item in value))
+            self.emit("set", *sorted(fingerprint(item) for item in value))
         elif isinstance(value, nn.Module):
             self._add_module(value, path)
         else:
-            self._add_instance(value, path)
+            self.add_instance(value, path)
 
     def _add_all(self, items: Iterable[tuple[str, Any]], path: str) -> None:
         for name, item in items:
-            self._emit(name)
+            self.emit(name)
             self._add(item, f"{path}.{name}" if path and name[0] != "[" else path + name)
 
-    def _add_tensor(self, tensor: torch.Tensor, path: str) -> None:
-        self._emit("tensor", _name(type(tensor)), tensor.dtype, tuple(tensor.shape), tensor.layout)
+    def add_tensor(self, tensor: torch.Tensor, path: str) -> None:
+        self.emit("tensor", qualified_name(type(tensor)), tensor.dtype, tuple(tensor.shape), tensor.layout)
         if isinstance(tensor, nn.Parameter) or tensor.is_meta:
             return
         if tensor.layout is not torch.strided or tensor.nbytes > _MOST_BYTES:
             raise NoFingerprintError(f"{path} is a tensor that is too large, or not dense")
-        self._emit(tensor.stride())
+        self.emit(tensor.stride())
         plain = tensor.detach().cpu().resolve_conj().resolve_neg().contiguous()
         self._hash.update(plain.reshape(-1).view(torch.uint8).numpy().data if plain.numel() else b"")
 
     def _add_bytes(self, data: Any, what: object) -> None:
-        self._emit("array", what)
-        self._emit(data if isinstance(data, bytes) else fingerprint(data))
+        self.emit("array", what)
+        self.emit(data if isinstance(data, bytes) else fingerprint(data))
 
     def _add_module(self, module: nn.Module, path: str) -> None:
         if isinstance(module, torch.jit.ScriptModule):
             raise NoFingerprintError(f"{path} is a scripted module")
-        self._emit("module")
+        self.emit("module")
         self._add(type(module), path)
         for name, value in vars(module).items():
             if not self._is_read(type(module), name, value, path):
                 continue
-            self._emit(name)
+            self.emit(name)
             if name == "_buffers":
                 for key, buffer in value.items():  # weights: programs read them at every call
                     kind = None if buffer is None else (buffer.dtype, tuple(buffer.shape), buffer.stride())
-                    self._emit(key, kind, self._seen.setdefault(id(buffer), len(self._seen)))
+                    self.emit(key, kind, self._seen.setdefault(id(buffer), len(self._seen)))
             elif name == "_modules":
                 self._add_all(value.items(), path)
             elif "_hooks" in name and isinstance(value, dict):
@@ -185,32 +187,40 @@ class _Fingerprint:
             else:
                 self._add(value, f"{path}.{name}".lstrip("."))
 
-    def _add_instance(self, value: Any, path: str) -> None:
+    def add_instance(self, value: Any, path: str) -> None:
         kind = type(value)
-        self._emit("object", _name(kind))
+        self.emit("object", qualified_name(kind))
         if isinstance(value, torch.jit.ScriptFunction):
             raise NoFingerprintError(f"{path} is a scripted function")
         if kind in _WRAPPERS:
             self._add_all(((name, getattr(value, name)) for name in _WRAPPERS[kind]), path)
             return
         if _is_foundation(kind.__module__):
-            self._emit(_shown(value) or "")
+            self.add_of_foundation(value, path)
             return
         self._add(kind, path)
-        has_attributes = self._add_attributes(value, path)
-        slots = [name for base in kind.__mro__ for name in _slots(base) if hasattr(value, name)]
-        self._add_all(((name, getattr(value, name)) for name in slots), path)
-        if not has_attributes and not slots and kind.__basicsize__ > object.__basicsize__:
-            text = _shown(value)
+        if not self.add_held(value, path) and kind.__basicsize__ > object.__basicsize__:
+            text = shown(value)
             if text is None:
-                raise NoFingerprintError(f"{path or 'a value'} is a {_name(kind)}, which does not show its value")
-            self._emit(text)
+                raise NoFingerprintError(
+                    f"{path or 'a value'} is a {qualified_name(kind)}, which does not show its value"
+                )
+            self.emit(text)
+
+    def add_held(self, value: Any, path: str) -> bool:
+        has_attributes = self._add_attributes(value, path)
+        slots = [name for base in type(value).__mro__ for name in _slots(base) if hasattr(value, name)]
+        self._add_all(((name, getattr(value, name)) for name in slots), path)
+        return has_attributes or bool(slots)
+
+    def add_of_foundation(self, value: Any, path: str) -> None:
+        self.emit(shown(value) or "")
 
     def _add_attributes(self, value: Any, path: str) -> bool:
         held = getattr(value, "__dict__", None)
         if not isinstance(held, dict):
             return False
-        self._emit("attributes")
+        self.emit("attributes")
         self._add_all(
             ((name, item) for name, item in held.items() if self._is_read(type(value), name, item, path)), path
         )
@@ -225,26 +235,26 @@ class _Fingerprint:
 
     def _add_definition(self, value: type | FunctionType | CodeType | ModuleType, path: str) -> None:
         if isinstance(value, ModuleType):
-            self._emit("import", value.__name__)
+            self.emit("import", value.__name__)
         elif isinstance(value, CodeType):
             self._add_code(value, path)
         elif _is_foundation(value.__module__):
-            self._emit("known", _name(value))
+            self.emit("known", qualified_name(value))
             if isinstance(value, FunctionType) and value.__module__.partition(".")[0] in _OWN:
                 self._add_closure(value, path)
         elif isinstance(value, type):
-            self._emit("class", _name(value))
+            self.emit("class", qualified_name(value))
             for base in value.__mro__:
                 if not _is_foundation(base.__module__):
                     self._classes.setdefault(base, set())
             self._add_all((("base", base) for base in value.__mro__[1:]), path)
             self._add(type(value), path)
         else:
-            self._emit("function", _name(value), len(self._functions))
+            self.emit("function", qualified_name(value), len(self._functions))
             self._functions.append((value, path))  # one after the other: calls can be nested deeper than Python's stack
 
     def _add_function(self, function: FunctionType, path: str) -> None:
-        self._emit("function", _name(function))
+        self.emit("function", qualified_name(function))
         self._add_code(function.__code__, path)
         self._add_all((("default", value) for value in function.__defaults__ or ()), path)
         self._add(function.__kwdefaults__, path)
@@ -253,7 +263,7 @@ class _Fingerprint:
         names = _names(function.__code__)
         for name in sorted(names & function.__globals__.keys()):
             value = function.__globals__[name]
-            self._emit("global", name)
+            self.emit("global", name)
             if isinstance(value, ModuleType):
                 self._add_namespace(value, names, f"{path} ({name})")
             else:
@@ -261,18 +271,18 @@ class _Fingerprint:
 
     def _add_closure(self, function: FunctionType, path: str) -> None:
         for name, cell in zip(function.__code__.co_freevars, function.__closure__ or (), strict=True):
-            self._emit(name)
+            self.emit(name)
             try:
                 self._add(cell.cell_contents, f"{path} ({name})")
             except ValueError:  # the cell of a name that is not bound yet
-                self._emit("unbound")
+                self.emit("unbound")
 
     def _add_namespace(self, module: ModuleType, names: set[str], path: str) -> None:
         """What code that names a module can read of it; of modules within it as well."""
-        self._emit("import", module.__name__)
+        self.emit("import", module.__name__)
         for name in sorted(names & vars(module).keys()):
             value = vars(module)[name]
-            self._emit(name)
+            self.emit(name)
             if not isinstance(value, ModuleType):
                 self._add(value, f"{path}.{name}")
             elif (module.__name__, value.__name__) not in self._seen_modules:
@@ -287,8 +297,8 @@ class _Fingerprint:
         self._names |= _names(code)
         shape = (code.co_argcount, code.co_posonlyargcount, code.co_kwonlyargcount, code.co_flags)
         names = (code.co_names, code.co_varnames, code.co_freevars, code.co_cellvars)
-        self._emit("code", code.co_code, code.co_exceptiontable, shape, names)
-        self._emit(code.co_filename, code.co_firstlineno, code.co_linetable)
+        self.emit("code", code.co_code, code.co_exceptiontable, shape, names)
+        self.emit(code.co_filename, code.co_firstlineno, code.co_linetable)
         self._add_all((("constant", constant) for constant in code.co_consts), path)
 
     def _add_code_reached(self) -> None:
@@ -309,11 +319,11 @@ class _Fingerprint:
                 return
             for name in private:
                 for path, value in self._private.pop(name):
-                    self._emit("private", path)
+                    self.emit("private", path)
                     self._add(value, path)
             for kind, name in found:
                 self._classes[kind].add(name)
-                self._emit("member", _name(kind), name)
+                self.emit("member", qualified_name(kind), name)
                 self._add(vars(kind)[name], f"{kind.__qualname__}.{name}")
 
 
@@ -354,14 +364,14 @@ def _package_folders(path: tuple[str, ...]) -> tuple[str, ...]:
     return tuple(folder + os.sep for folder in sorted(folders))
 
 
-def _shown(value: Any) -> str | None:
+def shown(value: Any) -> str | None:
     """What an object shows of its value; None where that is its address alone."""
     show: Any = type(value).__repr__
     text = "" if show is object.__repr__ else repr(value)
     return None if not text or _ADDRESS.search(text) else text
 
 
-def _name(value: Any) -> str:
+def qualified_name(value: Any) -> str:
     return f"{value.__module__}.{value.__qualname__}"
 
 

@@ -21,7 +21,7 @@ from fastvideo_ir.errors import InvalidArgumentError
 from fastvideo_ir.types import TensorType
 
 from . import views
-from .builder import GraphBuilder, run_on_meta, to_meta
+from .builder import GraphBuilder, to_meta
 
 
 @dataclass(frozen=True)
@@ -86,7 +86,7 @@ class Functionalizer:
             StrategyFailedError: it has no functional form, or its result depends on the values of tensors.
         """
         target: Any = traced.target
-        shadow = run_on_meta(target, args, kwargs, self._shadows.__getitem__, self._builder.location)
+        shadow = self._builder.runs.run(target, args, kwargs, self._shadows.__getitem__, self._builder.location)
         self._shadows[traced] = shadow
         written = views.written_argument(target, args, kwargs)
         if written is not None:

@@ -48,10 +48,10 @@ class Locator:
         own = [frame for frame in frames if self.is_own(frame[0])]
         foreign = [frame for frame in frames if not frame[0].startswith((_TORCH, _HERE))]
         file, line = (own or foreign or [("", 0)])[-1]
-        return Location(_module_path(node), file, line)
+        return Location(module_path(node), file, line)
 
 
-def _module_path(node: fx.Node) -> str:
+def module_path(node: fx.Node) -> str:
     """Path of the innermost module that was running, without tracer-made prefixes."""
     stack = node.meta.get("nn_module_stack") or {}
     paths = [path for path, _ in stack.values()]

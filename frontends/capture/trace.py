@@ -17,6 +17,7 @@ from . import tree
 from .eager_calls import ModuleCall
 from .signature import BoundCall
 from .tree import Tree
+from .twins import TwinCall
 
 
 class StrategyFailedError(CaptureError):
@@ -43,6 +44,8 @@ class Trace:
         output: structure of the model's return value.
         reads_values: whether the trace holds only for inputs that give the same values where it reads one.
         functions: module calls that were not traced, by the name under which the graph calls them.
+        twins: module calls whose ops an earlier call has recorded, likewise.
+        in_full: makes the same trace without twins; None where it has none.
     """
 
     graph: fx.Graph
@@ -51,6 +54,8 @@ class Trace:
     output: Tree
     reads_values: bool = False
     functions: Mapping[str, ModuleCall] = field(default_factory=dict)
+    twins: Mapping[str, TwinCall] = field(default_factory=dict)
+    in_full: Callable[[], Trace] | None = None
 
 
 @dataclass

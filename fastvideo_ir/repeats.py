@@ -11,6 +11,7 @@ from collections import Counter
 from collections.abc import Callable, Hashable, Sequence
 from dataclasses import dataclass
 
+import torch
 from torch import fx
 
 from .dialect import eager_call
@@ -46,7 +47,14 @@ def calls_of(program: Program) -> list[fx.Node]:
 
 
 def is_held(program: Program, node: fx.Node) -> bool:
-    """Whether ``node`` is what a rank holds when a block begins: a param, fetched or not, or a value that is kept."""
+    """Whether ``node`` is what a rank holds when a block begins.
+
+    That is a param, fetched or not, a value that is kept, or an input that is taken apart, so that each block reads a
+    row of its own.
+    """
+    if node.target is torch.ops.aten.unbind.int:
+        (source,) = node.all_input_nodes
+        return source.op == "placeholder"
     return node.name in program.params or node.target in (fetch, keep)
 
 

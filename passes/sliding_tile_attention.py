@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import operator
+
 import torch
 from torch import fx
 
@@ -75,9 +77,11 @@ class SlidingTileAttention(ir.Pass):
             )
         shape = (len(chosen), heads.pop(), 3)
         table = rewriter.add_input(WINDOWS_INPUT, ir.TensorType(torch.int32, shape))
+        first = next(node for node in program.nodes if node.op == "call_function")
+        rows = rewriter.insert(aten.unbind.int, (table, 0), before=first)  # at once, so that blocks stay equal
         for layer, (node, tokens) in enumerate(chosen):
             arguments = bind(node)
-            windows = rewriter.insert(aten.select.int, (table, 0, layer), before=node)
+            windows = rewriter.insert(operator.getitem, (rows, layer), before=node)
             place = (list(tokens.grid), list(self.options.tile), tokens.start, False)
             operands = (*(arguments[name] for name in ("q", "k", "v")), windows, arguments["mask"], arguments["scale"])
             rewriter.replace_with(node, sliding_tile_op, (*operands, *place))

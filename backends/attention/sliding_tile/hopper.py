@@ -31,6 +31,9 @@ QUERIES = 128
 """Queries of a program: 64 for each consumer."""
 HEAD_DIMS = (64, 128, 256)
 _ROWS = gl.constexpr(64)
+HIDDEN = -1e30
+"""The bias of a hidden key: a block of such must stay finite."""
+_SEES_NOTHING = gl.constexpr(HIDDEN / 2)
 
 _window_dim = gluon.jit(runs.window_dim)
 _run_bounds = gluon.jit(runs.run_bounds)
@@ -185,6 +188,8 @@ def _attend(q_smem, k_smem, v_smem, q_full, k_full, k_free, v_full, v_free, out,
     acc_soon = warpgroup_mma(packed, v_smem.index(last), acc, is_async=True)
     acc = warpgroup_mma_wait(0, deps=(acc_soon,))
     acc = acc / gl.convert_layout(mass, out_row_layout)[:, None]
+    if HAS_BIAS:  # of queries that see no key
+        acc = gl.where((gl.convert_layout(top, out_row_layout) > _SEES_NOTHING)[:, None], acc, 0.0)
     out_row, out_column = strides
     PER_ROW: gl.constexpr = 32 if DIM == 256 else DIM // 8
     store_layout: gl.constexpr = gl.BlockedLayout([1, 8], [32 // PER_ROW, PER_ROW], [4, 1], [1, 0])
@@ -290,8 +295,8 @@ def run(
     blocks = query_blocks_on(tiling, QUERIES, q.device)
     texts = sum(-(-size // QUERIES) for size in (tiling.start, tiling.length - tiling.stop))
     bias, grid_biased = blocks, blocks
-    if key_bias is not None:  # in the units of unscaled scores; a block that is masked altogether must stay finite
-        bias = (key_bias / (scale * LOG2_E)).clamp_(min=-1e30)
+    if key_bias is not None:  # in the units of unscaled scores
+        bias = (key_bias / (scale * LOG2_E)).clamp_(min=HIDDEN)
         grid_biased = (key_bias[:, tiling.start : tiling.stop] != 0).any(1).to(torch.int32)
 
     def descriptor(x: Tensor, rows: int) -> TensorDescriptor:

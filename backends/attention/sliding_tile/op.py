@@ -75,7 +75,7 @@ def _run_kernel(
     out = empty_result(q, v)
     factor = q.shape[3] ** -0.5 if scale is None else scale
     windows = windows.to(torch.int32).contiguous()
-    run = hopper.run if mask is None and hopper.supports(q, v) else general.run
+    run = hopper.run if hopper.supports(q, v) else general.run
     run(q, k, v, _key_bias(mask, q), windows, factor, tiling, out)
     return out
 

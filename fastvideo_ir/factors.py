@@ -234,15 +234,19 @@ class FactorRule:
             layouts: candidate layouts per tensor (operands, then present results) and dim.
         """
         tensors = [*self.operands, *(r for r in self.results if r is not None)]
-        found: dict[Strategy, None] = {}
+        assignments: dict[tuple[tuple[int, Layout], ...], dict[int, Layout]] = {}
         for tensor, dims in zip(tensors, layouts, strict=True):
             for expr, candidates in zip(tensor, dims, strict=True):
                 for layout in candidates:
                     assignment = self.assign(expr, layout)
                     complete = self.complete(assignment) if assignment else None
-                    strategy = self.placements(complete) if complete else None
-                    if strategy is not None:
-                        found[strategy] = None
+                    if complete:
+                        assignments[tuple(complete.items())] = complete
+        found: dict[Strategy, None] = {}
+        for complete in assignments.values():
+            strategy = self.placements(complete)
+            if strategy is not None:
+                found[strategy] = None
         for operands in self.linear:
             placed = [Partial() if n in operands else Replicate() for n in range(len(self.operands))]
             results = tuple(None if r is None else Partial() for r in self.results)

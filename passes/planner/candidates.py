@@ -93,6 +93,11 @@ class Candidates:
                 if kind is not None:
                     self._layouts[node, number] = [self._seed(program, node, kind, d) for d in range(len(kind.shape))]
         self._values = {node: self._values_of(node) for node in rules.of}
+        self._touching: dict[Value, list[fx.Node]] = {}
+        for node, values in self._values.items():
+            for value in values:
+                self._touching.setdefault(value, []).append(node)
+        self._settled: set[fx.Node] = set()  # a visit changes nothing until a value of theirs is changed
         forward = list(rules.of)
         for sweep in range(MOST_SWEEPS):
             backward = sweep % 2 == 1 and not self._policy.batch_only
@@ -123,7 +128,7 @@ class Candidates:
 
     def _visit(self, node: fx.Node) -> bool:
         rule = self._rules.of[node]
-        if rule is None:
+        if rule is None or node in self._settled:
             return False
         values = self._values[node]
         changed = False
@@ -132,6 +137,8 @@ class Candidates:
                 for layout in layouts:
                     for number, position, implied in self._rules.spread(rule, tensor, dim, layout):
                         changed |= self._add(values[number], position, implied)
+        if not changed:
+            self._settled.add(node)
         return changed
 
     def _add(self, value: Value, dim: int, layout: ir.Layout) -> bool:
@@ -139,8 +146,11 @@ class Candidates:
         if layout in old:
             return False
         best = tuple(sorted((*old, layout), key=_complexity)[:KEPT])
+        if best == old:
+            return False
         self._layouts[value][dim] = best
-        return best != old
+        self._settled.difference_update(self._touching[value])
+        return True
 
 
 def _complexity(layout: ir.Layout) -> tuple[int, int, tuple[tuple[int, int], ...]]:

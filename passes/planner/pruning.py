@@ -33,20 +33,27 @@ def prune(
         model: the costs.
         quantum: seconds; costs that differ by less are equal, and the states themselves say which comes first.
     """
-    columns = [list(set(masks)) for masks in zip(*states, strict=True)]
+    if len(states) == 1:
+        return states
+    rows = list(zip(*states, strict=True))
+    columns = [list(set(masks)) for masks in rows]
     differing = [slot for slot, masks in enumerate(columns) if len(masks) > 1]
     pairs = [(slot, mask) for slot in differing for mask in columns[slot]]
-    place = {pair: number for number, pair in enumerate(pairs)}
-    codes = np.array([[place[slot, state[slot]] for state in states] for slot in differing], dtype=int)
+    places: dict[int, dict[int, int]] = {slot: {} for slot in differing}
+    for number, (slot, mask) in enumerate(pairs):
+        places[slot][mask] = number
+    codes = np.array([[place[mask] for mask in rows[slot]] for slot, place in places.items()], dtype=int)
+    gaps = np.zeros(len(pairs))
+    compared: dict[int, int] = {}
     costs = np.array([cost for cost, _, _ in states.values()])
 
-    def total(seconds: list[float]) -> NDArray[np.float64]:
+    def total(seconds: NDArray[np.float64]) -> NDArray[np.float64]:
         """Per state, the sum of what ``seconds`` says, pair by pair, of the masks in it."""
         if not differing:
             return np.zeros(len(states))
-        return np.array(seconds)[codes].sum(axis=0)  # type: ignore[no-any-return]
+        return seconds[codes].sum(axis=0)  # type: ignore[no-any-return]
 
-    owed = costs + total([tables[slot].debt(mask, model) for slot, mask in pairs])
+    owed = costs + total(np.array([tables[slot].debt(mask, model) for slot, mask in pairs]))
     owed += sum(tables[slot].debt(masks[0], model) for slot, masks in enumerate(columns) if len(masks) == 1)
     dominated = np.zeros(len(states), dtype=bool)
     records = list(states.values())
@@ -58,6 +65,11 @@ def prune(
         if len(kept) == BEAM:
             break
         if len(kept) <= COMPARED:
-            gaps = total([tables[slot].gap(state[slot], mask, model) for slot, mask in pairs])
-            dominated |= costs[number] + gaps <= costs
+            for slot, place in places.items():  # most masks are those of the state compared before
+                have = state[slot]
+                if compared.get(slot) != have:
+                    compared[slot] = have
+                    for mask, at in place.items():
+                        gaps[at] = tables[slot].gap(have, mask, model)
+            dominated |= costs[number] + total(gaps) <= costs
     return kept

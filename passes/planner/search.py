@@ -12,8 +12,9 @@ Without the beam's bound the result is the optimum of the model.
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
+from operator import itemgetter
 
 from torch import fx
 
@@ -252,17 +253,23 @@ class Search:
     def _advance(self, step: Step, states: dict[State, Record], live: list[Value]) -> dict[State, Record]:
         result: dict[State, Record] = {}
         slots = sorted({slot for choice in step.choices for slot, _ in choice.needs})
+        masks_of, kept_of = _picker(slots), _picker(step.kept)
         offers: dict[State, list[Offer]] = {}
         for origin, (state, (spent, _, _)) in enumerate(states.items()):
-            masks = tuple([state[slot] for slot in slots])
-            if masks not in offers:
-                offers[masks] = self._offers(step, dict(zip(slots, masks, strict=True)), live)
-            rest = [state[slot] for slot in step.kept]
-            for offer in offers[masks]:
+            masks = masks_of(state)
+            found = offers.get(masks)
+            if found is None:
+                found = offers[masks] = self._offers(step, dict(zip(slots, masks, strict=True)), live)
+            rest = kept_of(state)
+            for offer in found:
                 cost = sum(offer.costs, spent)
-                for position, mask in offer.changed:
-                    rest[position] = mask
-                after = (*rest, *offer.gives)
+                if offer.changed:
+                    moved = list(rest)
+                    for position, mask in offer.changed:
+                        moved[position] = mask
+                    after = (*moved, *offer.gives)
+                else:
+                    after = rest + offer.gives
                 old = result.get(after)
                 if old is None or cost < old[0]:
                     result[after] = (cost, origin, offer.choice)
@@ -288,7 +295,7 @@ class Search:
             outcome = tuple(after[slot] for _, slot in kept), choice.gives
             old = best.get(outcome)
             if sum(costs) != math.inf and (old is None or sum(costs) < sum(old.costs)):
-                changed = tuple((position, after[slot]) for position, slot in kept)
+                changed = tuple((position, after[slot]) for position, slot in kept if after[slot] != masks[slot])
                 best[outcome] = Offer(tuple(costs), number, changed, choice.gives)
         return list(best.values())
 
@@ -307,3 +314,13 @@ class Search:
             strategies[step.node] = step.choices[choice].strategy
             at = previous
         return Plan(strategies, seconds)
+
+
+def _picker(slots: Sequence[int]) -> Callable[[State], State]:
+    """Takes the masks of ``slots`` out of a state; millions of states make this the search's inner loop."""
+    if len(slots) > 1:
+        return itemgetter(*slots)
+    if not slots:
+        return lambda state: ()
+    (slot,) = slots
+    return lambda state: (state[slot],)

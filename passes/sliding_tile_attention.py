@@ -78,7 +78,8 @@ class SlidingTileAttention(ir.Pass):
         shape = (len(chosen), heads.pop(), 3)
         table = rewriter.add_input(WINDOWS_INPUT, ir.TensorType(torch.int32, shape))
         first = next(node for node in program.nodes if node.op == "call_function")
-        rows = rewriter.insert(aten.unbind.int, (table, 0), before=first)  # at once, so that blocks stay equal
+        sources = [node for node, _ in chosen]
+        rows = rewriter.insert(aten.unbind.int, (table, 0), before=first, sources=sources)  # blocks stay equal
         for layer, (node, tokens) in enumerate(chosen):
             arguments = bind(node)
             windows = rewriter.insert(operator.getitem, (rows, layer), before=node)

@@ -220,3 +220,13 @@ def test_windows_for_another_number_of_heads_are_refused() -> None:
     )
     with pytest.raises(InvalidArgumentError, match="is for 2 heads, the model has 4"):
         compiled(**inputs(GRID, WORDS))
+
+
+def test_blocks_with_windows_of_their_own_share_code() -> None:
+    model, given = build(layers=5), inputs(GRID, WORDS)
+    counts = []
+    for backend in ("TORCH_SDPA", SlidingTile(tile=TILE, window=WINDOWS)):
+        with fastvideo.compile(model, attention_backend=backend, device="cpu") as compiled:
+            compiled(**given)
+            counts.append(max(block.repeats for block in compiled.report.programs[0].blocks))
+    assert counts[0] == counts[1] >= 3

@@ -7,7 +7,7 @@ is kept. A model's blocks show up as a long run of calls that match the calls on
 
 from __future__ import annotations
 
-from collections import Counter
+from collections import Counter, deque
 from collections.abc import Callable, Hashable, Sequence
 from dataclasses import dataclass
 
@@ -26,6 +26,8 @@ FEWEST = 3
 SHORTEST = 8
 """A block has at least this many calls."""
 MOST_PERIODS = 8
+MOST_CALLS_OF_A_KIND = 32
+"""In one block; those of kinds that are called more often tell nothing of its length."""
 
 
 @dataclass(frozen=True)
@@ -101,14 +103,23 @@ def _keys(calls: Sequence[fx.Node], detail: Callable[[fx.Node], Hashable]) -> li
 
 
 def _periods(keys: Sequence[int]) -> list[int]:
-    """Likely periods: the commonest distances between neighbouring calls of one kind."""
-    last: dict[int, int] = {}
+    """Likely periods: the commonest distances between calls of one kind, without their multiples.
+
+    A block may call one kind many times, so that distances to several earlier calls count.
+    """
+    earlier: dict[int, deque[int]] = {}
     distances: Counter[int] = Counter()
     for number, key in enumerate(keys):
-        if number - last.get(key, number) >= SHORTEST:
-            distances[number - last[key]] += 1
-        last[key] = number
-    return [distance for distance, _ in distances.most_common(MOST_PERIODS)]
+        seen = earlier.setdefault(key, deque(maxlen=MOST_CALLS_OF_A_KIND))
+        distances.update(number - before for before in seen if number - before >= SHORTEST)
+        seen.append(number)
+    chosen: list[int] = []
+    for distance, _ in distances.most_common():
+        if all(distance % period for period in chosen):
+            chosen.append(distance)
+            if len(chosen) == MOST_PERIODS:
+                break
+    return chosen
 
 
 def _same_operands(left: fx.Node, right: fx.Node, period: int, position: dict[fx.Node, int], program: Program) -> bool:

@@ -30,6 +30,7 @@ from .runtime.pipeline.metadata import package_versions
 from .runtime.pipeline.output_file import OutputPlace, check_output
 from .runtime.pipeline.output_file import save_video as save_frames
 from .runtime.pipeline.progress import progress_view
+from .runtime.pipeline.steps import check_callback
 from .runtime.pipeline.validate import validate_request
 from .sampling_param import SamplingParam, resolve_request
 from .settings import resolve_settings
@@ -256,8 +257,7 @@ class VideoGenerator(LoraMethods):
         """
         context = self._pipeline.context
         prompts, is_several = prompts_of(prompt, prompt_path)
-        if on_step is not None and not callable(on_step):
-            raise ir.errors.InvalidArgumentError(f"on_step must be a function of a StepInfo, got {on_step!r}")
+        check_callback(on_step)
         requests = _checked(context.pipeline, prompts, sampling_param, overrides)
         places = [check_output(output_path, output_format, r.num_frames) if save_video else None for r in requests]
         results: list[VideoResult] = []

@@ -11,6 +11,8 @@ import typer
 
 from .options import DEBUG, PARALLEL, as_parallel
 
+SHORT = {"steps": "num_inference_steps"}
+"""Second names of options."""
 OWN = {"model", "prompt_file", "lora", "output", "output_format", "progress"}
 """Options that are no arguments of the generator; entries of a config file like all the others."""
 
@@ -51,6 +53,9 @@ def generate(
         str | None, typer.Option(help="Where unused weights are: auto, none, sequential, or blocks.")
     ] = None,
     max_memory: Annotated[str | None, typer.Option(help="What one device may give, such as 24GiB.")] = None,
+    cuda_graphs: Annotated[
+        bool | None, typer.Option(help="Replay calls on one GPU as CUDA graphs; where that is faster if left out.")
+    ] = None,
     executor: Annotated[str | None, typer.Option(help="auto, local, simulated or mp.")] = None,
     quantization: Annotated[str | None, typer.Option(help="8-bit linear layers: fp8 or int8; not exact.")] = None,
     cache: Annotated[str | None, typer.Option(help="Leave blocks out: first-block:0.1; not exact.")] = None,
@@ -74,7 +79,7 @@ def generate(
     loading = set(inspect.signature(VideoGenerator.from_pretrained).parameters) - {"path", "unknown"}
     sampling = {field.name for field in fields(SamplingParam)}
     if config is not None:
-        options = {**read_config(config, loading | sampling | OWN), **options}
+        options = {**read_config(config, loading | sampling | OWN, SHORT), **options}
     if "model" not in options:
         raise InvalidArgumentError(
             "no model was given", hint="name a pipeline folder or hub id with --model, or in the config file"

@@ -179,7 +179,7 @@ prompt: a cat
 height: 48
 width: 80
 num-frames: 5
-num_inference_steps: 0
+steps: 0
 parallel: sp=1
 """
 
@@ -199,6 +199,11 @@ def test_config_file(folder: Path, tmp_path: Path, ending: str, capfd: pytest.Ca
     ("name", "text", "line"),
     [
         ("a.yaml", "heigth: 480", "unknown config key 'heigth'; known: "),
+        (
+            "a.yaml",
+            "steps: 4\nnum-inference-steps: 5",
+            "the config file 'a.yaml' says num_inference_steps twice: 'num-inference-steps'",
+        ),
         ("a.yaml", "- height", "the config file 'a.yaml' holds a list; expected entries like `height: 480`"),
         ("a.yaml", "height: [", "the config file 'a.yaml' is damaged: while parsing"),
         ("a.json", "{", "the config file 'a.json' is damaged: Expecting property name"),

@@ -238,6 +238,8 @@ def test_wrong_requests_reach_no_stage(folder: Path, monkeypatch: pytest.MonkeyP
             ({"prompt": None, "prompt_path": "/nothing.txt"}, "'/nothing.txt' does not exist"),
             ({"prompt": ["a cat", ""]}, "prompt 2 of 2: the prompt is empty"),
             ({"on_step": 3}, "on_step must be a function of a StepInfo, got 3"),
+            ({"on_step": lambda step, timestep, latents: None}, "called with one StepInfo, which does not fit"),
+            ({"on_step": lambda: None}, "called with one StepInfo, which does not fit"),
             ({"num_frame": 9}, "did you mean 'num_frames'"),
             ({"save_video": True, "output_path": "/proc/nothing"}, "cannot be written"),
         ):

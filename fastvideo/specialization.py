@@ -6,8 +6,9 @@ import inspect
 import itertools
 import re
 import weakref
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
+from functools import partial
 from typing import Any
 
 import torch
@@ -26,6 +27,11 @@ from .runtime.executors import Executor
 from .runtime.memories import Scope
 from .stopwatch import Stopwatch
 
+MOST_COMPARED = 1 << 16
+"""Bytes of inputs that are copied to the host and compared, rather than computed with; the masks of prompts are few."""
+MOST_ANSWERS = 4
+"""Sets of inputs whose answers are remembered: as with the positive and the negative prompt, of two generations."""
+
 
 class TensorStamp:
     """Which tensors there were, and how often they had been written to."""
@@ -43,6 +49,22 @@ class TensorStamp:
 
 def _version(tensor: Tensor) -> int | None:
     return None if tensor.is_inference() else tensor._version
+
+
+class RecentAnswers:
+    """What was answered of the last few sets of small tensors, by their values, so that copies need no asking."""
+
+    def __init__(self) -> None:
+        self._known: dict[tuple[bytes, ...], bool] = {}
+
+    def of(self, tensors: Sequence[Tensor], ask: Callable[[], bool]) -> bool:
+        """The answer for tensors of the same shapes and dtypes in every call; waits for their device."""
+        if sum(tensor.nbytes for tensor in tensors) > MOST_COMPARED:
+            return ask()
+        values = tuple(tensor.detach().cpu().reshape(-1).view(torch.uint8).numpy().tobytes() for tensor in tensors)
+        answer = self._known.pop(values) if values in self._known else ask()
+        self._known = dict([*self._known.items(), (values, answer)][-MOST_ANSWERS:])
+        return answer
 
 
 class InvariantInputs:
@@ -97,6 +119,7 @@ class Specialization:
     windows: WindowSchedule | None = None
     invariant: InvariantInputs = field(default_factory=InvariantInputs)
     _seen: tuple[TensorStamp, bool] | None = None
+    _answers: RecentAnswers = field(default_factory=RecentAnswers)
 
     @property
     def program(self) -> ir.Program:
@@ -120,7 +143,8 @@ class Specialization:
             return True
         read = [inputs[index] for index in assumption.inputs_read]
         if self._seen is None or not self._seen[0].is_of(read):
-            self._seen = TensorStamp(read), assumption.holds(self.captured.params, inputs, device)
+            answer = self._answers.of(read, partial(assumption.holds, self.captured.params, inputs, device))
+            self._seen = TensorStamp(read), answer
         return self._seen[1]
 
     def run(self, inputs: list[Tensor], scope: Scope, step: int | None) -> list[Any]:

@@ -10,6 +10,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 import fastvideo
+from fastvideo.specialization import RecentAnswers
 
 from ..models import case
 from ..zoo.zoo import ZOO
@@ -114,3 +115,23 @@ def test_padding_in_the_middle_keeps_its_mask() -> None:
     with fastvideo.compile(model, device="cpu", verify=False) as compiled:
         assert_equals_eager(compiled, model, inputs_of([1, 1, 0, 0], [1, 1, 1, 0]))
         assert KEPT in latest(compiled) and LENGTHS in latest(compiled)
+
+
+def test_copies_of_masks_are_answered_from_memory_and_others_are_not() -> None:
+    answers, asked = RecentAnswers(), 0
+
+    def all_seen(mask: Tensor) -> bool:
+        def ask() -> bool:
+            nonlocal asked
+            asked += 1
+            return bool(mask.all())
+
+        return answers.of([mask], ask)
+
+    seen, hidden = torch.ones(2, 4), torch.ones(2, 4).tril(2)
+    assert [all_seen(mask) for mask in (seen, hidden, seen.clone(), hidden.clone())] == [True, False, True, False]
+    assert asked == 2
+    hidden.fill_(1)
+    assert all_seen(hidden) and asked == 2, "it is the values that count"
+    large = torch.ones(1 << 15)
+    assert all_seen(large) and all_seen(large) and asked == 4, "large tensors are not copied"

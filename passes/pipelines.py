@@ -22,10 +22,12 @@ from .choose_mesh import ChooseMesh
 from .eliminate_mask import EliminateMask
 from .expand_statistics import ExpandStatistics
 from .fold_padding import FoldPadding
+from .fuse_cat_linear import FuseCatLinear
 from .fuse_linear_gelu import FuseLinearGelu
 from .fuse_modulated_norm import FuseModulatedNorm
 from .fuse_norm_rotary import FuseNormRotary
 from .insert_reshards import InsertReshards
+from .join_slices import JoinSlices
 from .lower_reshards import LowerReshards
 from .mark_skippable import MarkSkippable
 from .offload_params import OffloadParams
@@ -95,7 +97,7 @@ def default_pipeline(target: Target) -> list[ir.Pass]:
         ExpandStatistics(),
         LowerReshards(),
         PackCollectives(),
-        *([FuseNormRotary(), FuseModulatedNorm()] if target.device == "cuda" else []),
+        *([JoinSlices(), FuseCatLinear(), FuseNormRotary(), FuseModulatedNorm()] if target.device == "cuda" else []),
         *([SplitInvariant(inputs=" ".join(target.invariant))] if target.invariant else []),
         *_memory_savers(target),
         *([MarkSkippable()] if target.cache is not None else []),

@@ -13,10 +13,12 @@ from .choose_mesh import ChooseMesh
 from .eliminate_mask import EliminateMask
 from .expand_statistics import ExpandStatistics
 from .fold_padding import FoldPadding
+from .fuse_cat_linear import FuseCatLinear
 from .fuse_linear_gelu import FuseLinearGelu
 from .fuse_modulated_norm import FuseModulatedNorm
 from .fuse_norm_rotary import FuseNormRotary
 from .insert_reshards import InsertReshards
+from .join_slices import JoinSlices
 from .lower_reshards import LowerReshards
 from .mark_skippable import MarkSkippable
 from .measure_windows import MeasureWindows
@@ -52,6 +54,8 @@ BUILT_IN: tuple[type[ir.Pass], ...] = (
     ExpandStatistics,
     LowerReshards,
     PackCollectives,
+    JoinSlices,
+    FuseCatLinear,
     FuseNormRotary,
     FuseModulatedNorm,
     SplitInvariant,

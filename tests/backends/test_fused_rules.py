@@ -31,6 +31,11 @@ def _rotary(d: Draw, joint: bool) -> Call:
     return call(d.real("bsh", 2 * pairs), *tables, *norm, joint, 1e-6, joint, torch.float64)
 
 
+def _cat(d: Draw, bias: bool) -> Call:
+    parts = [d.real("bs", size) for size in (d.size("i"), d.size("j"))]
+    return call(parts, d.real("o", d.size("i") + d.size("j")), d.real("o") if bias else None)
+
+
 CASES = [
     case("fv.modulated_norm", lambda d: _modulated(d, False), "01"),
     case("fv.add_norm", lambda d: _modulated(d, True), "01"),
@@ -40,6 +45,8 @@ CASES = [
     case("fv.quantize_tokens", lambda d: call(d.real("si"), torch.int8, True), "0"),
     case("fv.scaled_linear", lambda d: _scaled(d, True), "012", sums=[(0, 2), (2, 1)]),
     case("fv.scaled_linear", lambda d: _scaled(d, False), "012", sums=[(0, 2), (2, 1)]),
+    case("fv.cat_linear", lambda d: _cat(d, True), "012"),
+    case("fv.cat_linear", lambda d: _cat(d, False), "012"),
     case("fv.linear_gelu", lambda d: call(d.real("bsi"), d.real("oi"), d.real("o")), "012"),
     case("fv.linear_gelu", lambda d: call(d.real("si"), d.real("oi"), d.real("o")), "01"),
 ]

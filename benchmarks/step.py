@@ -79,7 +79,8 @@ def _regional(model: Any, ranks: int) -> tuple[Call, Callable[[], None]]:
         return dispatched(query, key, value, **options)
 
     def flash(query: Tensor, key: Tensor, value: Tensor, *rest: Any, **options: Any) -> Tensor:
-        return dispatched(*(operand.transpose(1, 2) for operand in (query, key, value))).transpose(1, 2)
+        operands = (operand.transpose(1, 2).contiguous() for operand in (query, key, value))
+        return dispatched(*operands).transpose(1, 2)
 
     names = attention_dispatch.AttentionBackendName
     attention_dispatch._AttentionBackendRegistry._backends[names._FLASH_3] = without_mask

@@ -25,15 +25,19 @@ def models(
         return
     from ..report.text import aligned
 
-    rows = [("id", "family", "size", "frames", "fps", "steps", "guidance")]
+    rows = [("id", "family", "size", "frames", "fps", "steps", "guidance", "flow shift", "picture")]
     for entry in entries:
         d = entry["defaults"]
         size = f"{d.get('width')}×{d.get('height')}"
-        numbers = [f"{d.get(name, '')}" for name in ("num_frames", "fps", "num_inference_steps", "guidance_scale")]
-        rows.append((entry["id"] or "(any)", entry["family"], size, *numbers))
+        numbers = [f"{d.get(name, '')}" for name in ("num_frames", "fps", "num_inference_steps")]
+        guidance = ", ".join(str(d[name]) for name in ("guidance_scale", "guidance_scale_2") if name in d)
+        shift = entry["flow_shift"] or "its own"
+        picture = "needed" if entry["needs_picture"] else "may be given" if entry["takes_picture"] else ""
+        rows.append((entry["id"] or "(any)", entry["family"], size, *numbers, guidance, str(shift), picture))
     typer.echo("\n".join(aligned(rows)))
     built_in = " and ".join(entry["id"] for entry in entries if entry["built_in"])
     typer.echo(f"\n{built_in} comes with the package; the others are downloaded from the hub when they are first used.")
+    typer.echo("Two guidance scales are those of two denoisers; a flow shift of its own is the scheduler config's.")
     typer.echo("A folder in Diffusers layout of the same pipeline class works as well as a hub id.")
 
 
@@ -43,18 +47,21 @@ def known_models() -> list[dict[str, Any]]:
     from ..frontends.families import FAMILIES
 
     shipped = [
-        _entry(model_id, loading.read_family(model_id), loading.read_defaults(model_id), built_in=True)
+        _entry(model_id, loading.read_family(model_id), loading.read_defaults(model_id), None, built_in=True)
         for model_id in hub.built_in()
     ]
     known = [
-        _entry(model_id, family, family.defaults_for(model_id), built_in=False)
+        _entry(model_id, family, preset.values, preset.flow_shift, built_in=False)
         for family in FAMILIES
         for model_id in family.ids or (None,)
+        for preset in (family.preset_for(model_id),)
     ]
     return shipped + known
 
 
-def _entry(model_id: str | None, family: Family, defaults: Mapping[str, Any], *, built_in: bool) -> dict[str, Any]:
+def _entry(
+    model_id: str | None, family: Family, defaults: Mapping[str, Any], flow_shift: float | None, *, built_in: bool
+) -> dict[str, Any]:
     return {
         "id": model_id,
         "family": family.name,
@@ -62,5 +69,6 @@ def _entry(model_id: str | None, family: Family, defaults: Mapping[str, Any], *,
         "takes_picture": family.picture is not None,
         "needs_picture": family.picture is not None and family.picture.required,
         "built_in": built_in,
+        "flow_shift": flow_shift,
         "defaults": dict(defaults),
     }

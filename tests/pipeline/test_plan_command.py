@@ -168,10 +168,13 @@ def test_models_lists_every_family_and_id(capfd: pytest.CaptureFixture[str]) -> 
     out = capfd.readouterr().out
     for family in FAMILIES:
         assert f" {family.name} " in out and all(model_id in out for model_id in family.ids)
+    (two_denoisers,) = (line for line in out.splitlines() if line.startswith("Wan-AI/Wan2.2-I2V-A14B"))
+    assert two_denoisers.split()[-4:] == ["3.5,", "3.5", "5.0", "needed"]
     assert main(["models", "--json"]) == 0
     entries = {entry["id"]: entry for entry in json.loads(capfd.readouterr().out)}
     large = entries["Wan-AI/Wan2.1-T2V-14B-Diffusers"]
     assert large["defaults"]["height"] == 720 and large["pipeline_class"] == "WanPipeline"
+    assert large["flow_shift"] == 5.0 and entries["Wan-AI/Wan2.1-T2V-1.3B-Diffusers"]["flow_shift"] is None
 
 
 def test_doctor(capfd: pytest.CaptureFixture[str]) -> None:

@@ -179,6 +179,7 @@ def run_passes(program: Program, passes: Sequence[Pass], instruments: Iterable[I
             )
         for watcher in watchers:
             watcher.before(number, step, program)
+        program.findings.clear()
         start = time.perf_counter()
         try:
             step.run(program)

@@ -8,7 +8,7 @@ device that the program runs on, so that one program serves CPU, GPU and shape i
 from __future__ import annotations
 
 import enum
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Hashable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any
 
@@ -136,6 +136,8 @@ class Program:
         rank: the rank whose shapes the arguments hold, from stage LOCAL on.
         functions: what ``fv.eager_call`` runs, by name. The text form names them without holding them, so that they
             exist in the process alone that made the program.
+        findings: what analyses have found, by their names and arguments. Forgotten when a pass begins, with every
+            change by a rewriter, and by a copy.
     """
 
     graph: fx.Graph
@@ -144,6 +146,7 @@ class Program:
     stage: Stage = Stage.CAPTURED
     rank: int | None = None
     functions: Mapping[str, EagerFunction] = field(default_factory=dict)
+    findings: dict[Hashable, Any] = field(default_factory=dict, repr=False, compare=False)
 
     @property
     def nodes(self) -> Iterator[fx.Node]:
@@ -182,7 +185,7 @@ class Program:
             new = graph.node_copy(node, lambda old: mapping[old])
             new.name = node.name
             mapping[node] = new
-        return replace(self, graph=graph, params=dict(self.params))
+        return replace(self, graph=graph, params=dict(self.params), findings={})
 
 
 def info(node: fx.Node) -> NodeInfo:

@@ -80,7 +80,7 @@ class Rewriter:
         set_info(
             node, NodeInfo(known, first.location, provenance, skippable=first.skippable, invariant=first.invariant)
         )
-        self.changes += 1
+        self._note_change()
         for listener in self._listeners:
             listener.inserted(node)
         return node
@@ -92,7 +92,7 @@ class Rewriter:
         node.meta = {}
         set_info(node, NodeInfo(type, info(like).location, Provenance(self._by, (like.name,))))
         self.program.params[node.name] = param
-        self.changes += 1
+        self._note_change()
         for listener in self._listeners:
             listener.inserted(node)
         return node
@@ -110,7 +110,7 @@ class Rewriter:
             node = self.program.graph.placeholder(name)
         node.meta = {}
         set_info(node, NodeInfo(type, None, Provenance(self._by)))
-        self.changes += 1
+        self._note_change()
         for listener in self._listeners:
             listener.inserted(node)
         return node
@@ -132,7 +132,7 @@ class Rewriter:
         if _unplaced(before) != _unplaced(after):
             raise VerificationError(f"{self._by}: {old.name} yields {before}, its replacement {new.name} {after}")
         old.replace_all_uses_with(new, delete_user_cb=only or (lambda _: True))
-        self.changes += 1
+        self._note_change()
         for listener in self._listeners:
             listener.replaced(old, new)
         if erase and not old.users and old.op != "placeholder":
@@ -158,12 +158,12 @@ class Rewriter:
     def move(self, node: fx.Node, *, after: fx.Node) -> None:
         """Put a node right behind another one; its operands must stand before that, and its users behind."""
         after.append(node)
-        self.changes += 1
+        self._note_change()
 
     def set_arguments(self, node: fx.Node, args: Sequence[Any], kwargs: Mapping[str, Any]) -> None:
         """Give a node other arguments; its type stays."""
         node.args, node.kwargs = tuple(args), dict(kwargs)
-        self.changes += 1
+        self._note_change()
 
     def set_target(self, node: fx.Node, target: Callable[..., Any]) -> None:
         """Let a node call something else with the same arguments and the same type."""
@@ -172,7 +172,7 @@ class Rewriter:
 
     def set_type(self, node: fx.Node, new_type: ValueType) -> None:
         set_type(node, new_type)
-        self.changes += 1
+        self._note_change()
 
     def set_uses(self, node: fx.Node, uses: tuple[TensorType, ...] | None) -> None:
         """Record, or clear, the types in which ``node`` wants its operands."""
@@ -183,29 +183,29 @@ class Rewriter:
         known = info(node)
         pinned = tuple(dict.fromkeys((*known.pinned, axis)))
         set_info(node, replace(known, type=tensor_type(node).with_placement(axis, placement), pinned=pinned))
-        self.changes += 1
+        self._note_change()
 
     def set_skippable(self, node: fx.Node) -> None:
         """Let calls of the program leave ``node`` out."""
         set_info(node, replace(info(node), skippable=True))
-        self.changes += 1
+        self._note_change()
 
     def set_invariant(self, node: fx.Node) -> None:
         """Let calls leave ``node`` out whose invariant inputs are those of an earlier call."""
         set_info(node, replace(info(node), invariant=True))
-        self.changes += 1
+        self._note_change()
 
     def set_outputs(self, values: Sequence[Any]) -> None:
         """Let the program return ``values``."""
         self.program.output_node.args = (tuple(values),)
-        self.changes += 1
+        self._note_change()
 
     def erase(self, node: fx.Node) -> None:
         """Remove a node that nobody uses."""
         for listener in self._listeners:
             listener.erased(node)
         self.program.graph.erase_node(node)
-        self.changes += 1
+        self._note_change()
 
     def erase_dead(self) -> int:
         """Remove calls whose results nobody uses.
@@ -220,9 +220,13 @@ class Rewriter:
                 count += 1
         return count
 
+    def _note_change(self) -> None:
+        self.changes += 1
+        self.program.findings.clear()
+
     def _touch(self, node: fx.Node) -> None:
         set_info(node, replace(info(node), provenance=Provenance(self._by, (node.name,))))
-        self.changes += 1
+        self._note_change()
 
 
 def _unplaced(kind: ValueType) -> ValueType:

@@ -17,6 +17,8 @@ from fastvideo_ir.ops.conv import conv_halo, with_halo
 from fastvideo_ir.types import TupleType
 from fastvideo_ir.verifier import rule_of, strategy_of
 
+from .planner.moves import moves
+
 
 class LowerReshards(ir.Pass):
     """Afterwards every exchange between ranks stands in the graph as one collective."""
@@ -37,7 +39,7 @@ class LowerReshards(ir.Pass):
                 (source,) = node.args
                 assert isinstance(source, fx.Node)
                 value = source
-                for axis, kind in moves(ir.tensor_type(source), ir.tensor_type(node)):
+                for axis, kind in moves(ir.tensor_type(source), ir.tensor_type(node), program.mesh):
                     value = _move(rewriter, value, axis, kind, node)
                 rewriter.replace(node, value)
             elif (over := _travels_over(node)) is not None:
@@ -87,68 +89,6 @@ def _make_halo(rewriter: ir.Rewriter, node: fx.Node, edges: list[tuple[int, str]
     arguments = with_halo(node, *edges[0])
     rewriter.set_target(node, conv_halo)
     rewriter.set_arguments(node, arguments, {})
-
-
-def moves(source: ir.TensorType, target: ir.TensorType) -> list[tuple[str, ir.TensorType]]:
-    """The single-axis moves that lead from one type to the other: the axis, and the type after it.
-
-    An axis leaves a dim only while it is its innermost one, and joins it only behind those that the target has outside
-    of it. Where nothing else can move, an innermost axis is gathered first.
-    """
-    steps: list[tuple[str, ir.TensorType]] = []
-    now = source
-    while now != target:
-        axis, placement = _next_move(now, target)
-        now = now.with_placement(axis, placement)
-        steps.append((axis, now))
-    return steps
-
-
-def _next_move(now: ir.TensorType, target: ir.TensorType) -> tuple[str, ir.Placement]:
-    pending = sorted(axis for axis in now.placed_axes | target.placed_axes if _differs(now, target, axis))
-    free = [axis for axis in pending if _is_innermost(now, axis)]
-    for axis in free:
-        if _joins_in_order(now, target, axis):
-            becomes_sum = isinstance(now.placement(axis), ir.Shard) and isinstance(target.placement(axis), ir.Partial)
-            return axis, ir.Replicate() if becomes_sum else target.placement(axis)
-    placed = [axis for axis in free if not isinstance(now.placement(axis), ir.Replicate)]
-    gathered = [
-        axis for axis in placed if isinstance(now.placement(axis), ir.Shard)
-    ]  # before a sum is taken everywhere
-    return (gathered or placed)[0], ir.Replicate()
-
-
-def _differs(now: ir.TensorType, target: ir.TensorType, axis: str) -> bool:
-    if now.placement(axis) != target.placement(axis):
-        return True
-    placement = now.placement(axis)
-    if not isinstance(placement, ir.Shard):
-        return False
-    return _outside(now, placement.dim, axis) != _outside(target, placement.dim, axis)
-
-
-def _outside(kind: ir.TensorType, dim: int, axis: str) -> tuple[str, ...]:
-    sharding = kind.dims[dim]
-    assert sharding is not None
-    return sharding.axes[: sharding.axes.index(axis)]
-
-
-def _is_innermost(kind: ir.TensorType, axis: str) -> bool:
-    placement = kind.placement(axis)
-    if not isinstance(placement, ir.Shard):
-        return True
-    sharding = kind.dims[placement.dim]
-    return sharding is not None and sharding.axes[-1] == axis
-
-
-def _joins_in_order(now: ir.TensorType, target: ir.TensorType, axis: str) -> bool:
-    placement = target.placement(axis)
-    if not isinstance(placement, ir.Shard):
-        return True
-    present = now.dims[placement.dim]
-    axes = tuple(name for name in present.axes if name != axis) if present else ()
-    same_layout = present is None or not axes or present.layout == placement.layout
-    return same_layout and axes == _outside(target, placement.dim, axis)
 
 
 def _move(rewriter: ir.Rewriter, value: fx.Node, axis: str, kind: ir.TensorType, reshard: fx.Node) -> fx.Node:

@@ -55,8 +55,9 @@ class OffloadParams(ir.Pass):
 
     def _excess(self, program: ir.Program, staying: set[fx.Node] | None) -> int:
         """By how much the peak is beyond what may be filled, with all but ``staying`` offloaded; None: nothing is."""
-        trial = program.copy()
+        trial = program
         if staying is not None:
+            trial = program.copy()
             stay = {node.name for node in staying}
             _offload(trial, {node for node in trial.param_nodes if node.name in stay})
         return predict_memory(trial, device=self.device).total - int(USABLE * self.memory)

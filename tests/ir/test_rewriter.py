@@ -178,3 +178,11 @@ def test_changes_are_counted(program: Program, rewriter: Rewriter) -> None:
     assert rewriter.changes == 0
     rewriter.replace_with(named(program, "z"), aten.neg.default, (named(program, "y"),))
     assert rewriter.changes > 0
+
+
+def test_change_forgets_what_analyses_found(program: Program, rewriter: Rewriter) -> None:
+    program.findings["peak"] = 7
+    assert program.copy().findings == {}
+    assert program.findings == {"peak": 7}
+    rewriter.set_type(named(program, "x"), tensor_type(named(program, "x")))
+    assert program.findings == {}

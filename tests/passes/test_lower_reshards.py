@@ -12,12 +12,14 @@ from torch import Tensor, fx
 
 import fastvideo_ir as ir
 from fastvideo.passes.localize import localize
-from fastvideo.passes.lower_reshards import LowerReshards, moves
+from fastvideo.passes.lower_reshards import LowerReshards
+from fastvideo.passes.planner.moves import moves
 from fastvideo_ir.types import parse_type
 
 from ..ir.strategies import meshes, placements
 
 MOST_MOVES = 8
+MESH = ir.Mesh((("sp", 4), ("tp", 2)))
 
 
 @st.composite
@@ -48,23 +50,37 @@ def kind_of(text: str) -> ir.TensorType:
         ("f32[4]{sum:sp}", "f32[4@sp]", ["sp"]),
         ("f32[4@sp]", "f32[4]{sum:sp}", ["sp", "sp"]),
         ("f32[4]{sum:sp}", "f32[4@tp.sp]", ["tp", "sp"]),
-        ("f32[4@sp]{sum:tp}", "f32[4@tp.sp]", ["sp", "tp", "sp"]),
+        ("f32[4@sp]{sum:tp}", "f32[4@tp.sp]", ["tp", "sp", "tp", "sp"]),
         ("f32[7+4@sp]", "f32[11@sp]", ["sp"]),
         ("f32[4]", "f32[4@sp.tp]", ["sp", "tp"]),
         ("f32[4@sp.tp]", "f32[4]", ["tp", "sp"]),
         ("f32[4@sp.tp, 6]", "f32[4@sp, 6@tp]", ["tp"]),
         ("f32[4@tp]", "f32[4@sp.tp]", ["tp", "sp", "tp"]),
-        ("f32[4@sp, 6@tp]", "f32[4@tp, 6@sp]", ["sp", "tp", "sp"]),
+        ("f32[4@sp, 6@tp]", "f32[4@tp, 6@sp]", ["tp", "sp", "tp"]),
     ],
 )
-def test_shortest_road_is_taken(source: str, target: str, steps: list[str]) -> None:
-    taken = moves(kind_of(source), kind_of(target))
+def test_cheapest_road_is_taken(source: str, target: str, steps: list[str]) -> None:
+    taken = moves(kind_of(source), kind_of(target), MESH)
     assert [axis for axis, _ in taken] == steps
     assert taken[-1][1] == kind_of(target)
 
 
+@pytest.mark.parametrize(
+    ("source", "target", "steps"),
+    [
+        ("f32[64@sp, 64]", "f32[64, 64@tp]", ["tp", "sp"]),
+        ("f32[64@tp, 64]", "f32[64, 64@sp]", ["sp", "tp"]),
+        ("f32[64@sp, 64]{sum:tp}", "f32[64, 64]", ["tp", "sp"]),
+        ("f32[64@sp, 64]{sum:tp}", "f32[64, 64@tp]", ["tp", "sp"]),
+        ("f32[64@tp, 64@sp]", "f32[64@sp, 64]", ["tp", "sp"]),
+    ],
+)
+def test_what_shrinks_a_value_comes_before_what_makes_it_larger(source: str, target: str, steps: list[str]) -> None:
+    assert [axis for axis, _ in moves(kind_of(source), kind_of(target), MESH)] == steps
+
+
 def test_value_that_is_in_place_is_not_moved() -> None:
-    assert moves(kind_of("f32[4@sp, 6]{sum:tp}"), kind_of("f32[4@sp, 6]{sum:tp}")) == []
+    assert moves(kind_of("f32[4@sp, 6]{sum:tp}"), kind_of("f32[4@sp, 6]{sum:tp}"), MESH) == ()
 
 
 def road(mesh: ir.Mesh, source: ir.TensorType, target: ir.TensorType) -> ir.Program:
@@ -107,7 +123,7 @@ def test_each_move_changes_one_axis_and_roads_are_short(
 ) -> None:
     mesh, source, target = journey
     now = source
-    steps = moves(source, target)
+    steps = moves(source, target, mesh)
     assert len(steps) <= MOST_MOVES
     for axis, after in steps:
         assert now.placement(axis) != after.placement(axis)

@@ -139,7 +139,7 @@ def main() -> int:
     context = get_context("spawn")
     with ProcessPoolExecutor(options.workers, mp_context=context) as workers, options.rows.open("a") as kept:
         left = iter(list(tasks({(row["class"], row["setting"]) for row in rows})))
-        running = {workers.submit(rows_of, task) for task, _ in zip(left, range(options.workers), strict=False)}
+        running = {workers.submit(rows_of, task) for _, task in zip(range(options.workers), left, strict=False)}
         while running:
             done = next(as_completed(running))
             running.remove(done)

@@ -10,6 +10,7 @@ from torch import Tensor, fx
 
 from fastvideo_ir.block import Block, BlockCode
 from fastvideo_ir.errors import UnknownNameError
+from fastvideo_ir.garbage import collections_put_off
 from fastvideo_ir.graph import map_arguments, on_device
 
 Generator = Callable[[Block, Sequence[Tensor]], BlockCode]
@@ -42,7 +43,7 @@ def inductor(block: Block, operands: Sequence[Tensor]) -> BlockCode:
     examples = [operand.detach().contiguous() for operand in operands]
     shapes = FakeTensorMode(shape_env=ShapeEnv())
     examples = [shapes.from_tensor(example, static_shapes=True) for example in examples]
-    with torch.no_grad(), tracing(TracingContext(shapes)):
+    with torch.no_grad(), tracing(TracingContext(shapes)), collections_put_off():
         code: Any = compile_fx(_module(block, operands), examples)
 
     def run(values: Sequence[Tensor]) -> Sequence[Tensor]:

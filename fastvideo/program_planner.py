@@ -9,6 +9,7 @@ from typing import Any
 
 import fastvideo_ir as ir
 from fastvideo_ir.errors import IdleAxisError, InvalidArgumentError
+from fastvideo_ir.garbage import collections_put_off
 from fastvideo_ir.pass_manager import Instrument
 
 from .assumption import Assumption, assume
@@ -42,6 +43,7 @@ class ProgramPlanner:
         self._plans = plans
         self._whole_if_idle = whole_if_idle
 
+    @collections_put_off()
     def plan(
         self, captured: Captured, target: Target, watchers: Sequence[Instrument], observe: Observe | None
     ) -> Planned:

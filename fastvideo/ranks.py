@@ -9,6 +9,7 @@ from dataclasses import replace
 from torch import Tensor
 
 import fastvideo_ir as ir
+from fastvideo_ir.garbage import collections_put_off
 
 from .extension import check_importable, worker_plugins
 from .runtime.executors import Executor, LocalExecutor, SimulatedExecutor, WorkerGroup
@@ -52,6 +53,7 @@ class Member:
         """The worker processes, once a program has needed them."""
         return self._ranks.group
 
+    @collections_put_off()
     def executor(
         self, program: ir.Program, params: Mapping[str, Tensor], *, visiting: bool = False, no_graphs: str = ""
     ) -> Executor:

@@ -14,6 +14,7 @@ from torch import nn
 
 import fastvideo_ir as ir
 from fastvideo_ir.errors import CaptureError, EagerCallError, InvalidArgumentError
+from fastvideo_ir.garbage import collections_put_off
 from fastvideo_ir.program import Program
 
 from .call_spec import CallSpec
@@ -207,14 +208,14 @@ def _try(
     stay_eager: dict[str, Reason] = {}
     while True:
         try:
-            with state.kept(), traced_memos_cleared():
+            with collections_put_off(), state.kept(), traced_memos_cleared():
                 trace = strategy(module, call, stay_eager)
             try:
                 return _checked(trace, call, locate, verifier)
             except StrategyFailedError:
                 if trace.in_full is None:
                     raise
-            with state.kept(), traced_memos_cleared():
+            with collections_put_off(), state.kept(), traced_memos_cleared():
                 trace = trace.in_full()
             return _checked(trace, call, locate, verifier)
         except MustStayEagerError as error:
@@ -224,7 +225,8 @@ def _try(
 
 
 def _checked(trace: Trace, call: BoundCall, locate: Locator, verifier: Verifier | None) -> tuple[Trace, Converted, str]:
-    converted = to_program(trace, call.paths, call.tensors, locate)
+    with collections_put_off():
+        converted = to_program(trace, call.paths, call.tensors, locate)
     return trace, converted, _check(trace, converted, verifier) if verifier else "not verified"
 
 

@@ -208,14 +208,14 @@ def _try(
     stay_eager: dict[str, Reason] = {}
     while True:
         try:
-            with collections_put_off(), state.kept(), traced_memos_cleared():
+            with state.kept(), traced_memos_cleared():
                 trace = strategy(module, call, stay_eager)
             try:
                 return _checked(trace, call, locate, verifier)
             except StrategyFailedError:
                 if trace.in_full is None:
                     raise
-            with collections_put_off(), state.kept(), traced_memos_cleared():
+            with state.kept(), traced_memos_cleared():
                 trace = trace.in_full()
             return _checked(trace, call, locate, verifier)
         except MustStayEagerError as error:

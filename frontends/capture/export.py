@@ -12,6 +12,7 @@ from torch.export.graph_signature import InputKind, InputSpec, OutputKind
 from torch.fx import traceback as fx_traceback
 
 from fastvideo_ir.errors import FastVideoError
+from fastvideo_ir.garbage import collections_put_off
 from fastvideo_ir.program import ParamKind
 
 from .eager_calls import Reason
@@ -60,7 +61,14 @@ def export(model: nn.Module, call: BoundCall, *, strict: bool, twins: Twins | No
 
     flat = FlatModel(model, call, nullcontext if strict else watched)
     try:
-        with torch.no_grad(), quiet(), fx_traceback.preserve_node_meta(), restored(model), open_flex_attention():
+        with (
+            collections_put_off(),  # its tensors are fake: nothing large waits for one
+            torch.no_grad(),
+            quiet(),
+            fx_traceback.preserve_node_meta(),
+            restored(model),
+            open_flex_attention(),
+        ):
             exported = torch.export.export(flat, tuple(call.tensors), strict=strict)
     except FastVideoError:
         raise

@@ -24,8 +24,8 @@ from fastvideo_ir.ops.attention import ring_forms
 from fastvideo_ir.types import DimSharding, TupleType
 from fastvideo_ir.values import tensor_of
 
-from .cost import CostModel, Hardware
-from .moves import moves
+from .cost import Hardware
+from .moves import move_seconds, moves
 
 MOST_SWEEPS = 4
 
@@ -133,9 +133,7 @@ class AxisOrder:
         now, end = self._ordered(read.held, read.source), self._ordered(read.wanted, read.reader)
         total = 0.0
         for axis, kind in moves(now, end, self._program.mesh):
-            others = frozenset(self._program.mesh.names) - {axis}
-            model = CostModel(self._hardware, self._program.mesh, axis, others)
-            total += model.reshard(kind, now.placement(axis), kind.placement(axis))
+            total += move_seconds(now, kind, axis, self._program.mesh, self._hardware)
             now = kind
         return total
 

@@ -42,12 +42,13 @@ def moves(source: ir.TensorType, target: ir.TensorType, mesh: ir.Mesh) -> tuple[
         reached.add(now)
         for axis, placement in _next_moves(now, target):
             after = now.with_placement(axis, placement)
-            spent = seconds + _seconds(now, after, axis, mesh)
+            spent = seconds + move_seconds(now, after, axis, mesh, WIDE)
             heapq.heappush(waiting, (spent, steps + 1, next(number), after, (*road, (axis, after))))
 
 
-def _seconds(before: ir.TensorType, after: ir.TensorType, axis: str, mesh: ir.Mesh) -> float:
-    model = CostModel(WIDE, mesh, axis, frozenset(mesh.names) - {axis})
+def move_seconds(before: ir.TensorType, after: ir.TensorType, axis: str, mesh: ir.Mesh, hardware: Hardware) -> float:
+    """What one move costs, of the pieces that the other axes have cut."""
+    model = CostModel(hardware, mesh, axis, frozenset(mesh.names) - {axis})
     return model.reshard(before, before.placement(axis), after.placement(axis))
 
 

@@ -59,6 +59,15 @@ def test_two_matrices_of_sixteen_are_on_the_device() -> None:
     assert_same_numbers(before, after)
 
 
+def test_prediction_is_made_once_and_anew_behind_a_change() -> None:
+    planned = chain(16)
+    before = predict_memory(planned, device="cpu")
+    assert predict_memory(planned, device="cpu") is before
+    assert predict_memory(planned, device="cuda").allowance > before.allowance == 0
+    ir.run_passes(planned, [OffloadParams(always=True)])
+    assert predict_memory(planned, device="cpu").weights < before.weights
+
+
 @pytest.mark.parametrize("room", [0.4, 0.7, 1.2])
 def test_as_many_blocks_stay_as_there_is_room_for(room: float) -> None:
     before = chain(16)
